@@ -7,7 +7,7 @@ from importlib import import_module
 from byok8s.cluster import kubeconfig, store
 from byok8s.cluster.driver import Driver
 from byok8s.cluster.store import ClusterInfo, S3Server
-from byok8s.exceptions import ClusterError
+from byok8s.exceptions import ClusterError, SettingsError
 from byok8s.progress import Reporter
 
 __all__ = [
@@ -63,8 +63,8 @@ def choose(driver: str | None = None) -> Driver:
 def create(name: str, driver: str | None, report: Reporter) -> ClusterInfo:
     """Make the cluster NAME, or bring it back, or find it running.
 
-    Raises SettingsError for a bad name, ClusterError when it cannot be made here or was made
-    by another driver.
+    Raises SettingsError for a bad name or a cluster of another driver, ClusterError when it
+    cannot be made here.
     """
     store.check_name(name)
     with store.exclusive(report.note):
@@ -82,17 +82,13 @@ def create(name: str, driver: str | None, report: Reporter) -> ClusterInfo:
 def delete(name: str, driver: str | None, report: Reporter) -> bool:
     """Remove the cluster NAME and all that belongs to it; False when there was none.
 
-    A driver is only needed to remove a cluster whose record is lost.
+    A driver is only to be named for a cluster whose record is lost or damaged.
     """
     with store.exclusive(report.note):
-        if driver and name not in store.names():
-            found = load_driver(driver)
-        elif known := store.load(name):
-            _check_same(known, driver)
-            found = load_driver(known.driver)
-        else:
+        chosen = driver or (known.driver if (known := store.load(name)) else None)
+        if chosen is None:
             return False
-        found.delete(name, report)
+        load_driver(chosen).delete(name, report)
         kubeconfig.remove(store.context_name(name))
         store.remove(name)
         return True
@@ -118,7 +114,7 @@ def find_by_context(context: str) -> ClusterInfo | None:
 
 def _check_same(known: ClusterInfo, driver: str | None) -> None:
     if driver and driver != known.driver:
-        raise ClusterError(
+        raise SettingsError(
             f"Cluster '{known.name}' was made by driver '{known.driver}', not by '{driver}'; "
             f"leave out --driver, or first: byok8s cluster delete {known.name}."
         )
