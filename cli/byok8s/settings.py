@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from byok8s.exceptions import SettingsError
 
 # https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+# A DNS label (RFC 1123), as Kubernetes wants it for a namespace
+_NAMESPACE = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+# [HOST[:PORT]/]NAME[/NAME]...[:TAG][@DIGEST], as in the distribution project's reference grammar
+_IMAGE = re.compile(
+    r"([A-Za-z0-9][A-Za-z0-9.-]*(:\d+)?/)?"
+    r"[a-z0-9]+([._-]+[a-z0-9]+)*(/[a-z0-9]+([._-]+[a-z0-9]+)*)*"
+    r"(:\w[\w.-]{0,127})?(@[a-z0-9]+:[0-9a-f]{32,})?",
+    re.ASCII,
+)
 
 
 @dataclass(frozen=True)
@@ -66,10 +77,21 @@ class KubeSettings:
     context: str | None = None
     namespace: str | None = None
 
+    def __post_init__(self) -> None:
+        """Raises SettingsError when the namespace's name is not one that Kubernetes accepts."""
+        if self.namespace is not None and not _NAMESPACE.fullmatch(self.namespace):
+            raise SettingsError(
+                f"'{self.namespace}' cannot be a namespace's name, which has up to 63 lower-case "
+                "letters, digits and hyphens, and no hyphen at either end; see: kubectl get namespaces."
+            )
+
 
 @dataclass(frozen=True)
 class RunSettings:
-    """Everything that `byok8s run` was told on its command line and by the environment."""
+    """Everything that `byok8s run` was told on its command line and by the environment.
+
+    Raises SettingsError when values are impossible, alone or together.
+    """
 
     workflow: str
     params: str
@@ -89,6 +111,78 @@ class RunSettings:
     download: bool = False
     local: bool = False
     debug: bool = False
+
+    def __post_init__(self) -> None:
+        if self.jobs is not None and self.jobs < 1:
+            raise SettingsError(f"--jobs is {self.jobs}; it must be at least 1.")
+        if self.retries < 0:
+            raise SettingsError(f"--retries is {self.retries}; it must be 0 or more.")
+        if self.image is not None and not _IMAGE.fullmatch(self.image):
+            raise SettingsError(
+                f"'{self.image}' is not an image reference; write it as REGISTRY/NAME:TAG, "
+                "for example --image=ghcr.io/lab/byok8s-worker:1.0.0."
+            )
+        if self.local:
+            self._refuse_cluster_options()
+        elif self.location is None:
+            raise SettingsError(
+                "No S3 bucket given; name one with --s3-bucket (-b) or BYOK8S_S3_BUCKET, "
+                "or use --local to run without a cluster."
+            )
+
+    def _refuse_cluster_options(self) -> None:
+        told = {
+            "--k8s-namespace": self.kube.namespace,
+            "--context": self.kube.context,
+            "--kubeconfig": self.kube.kubeconfig,
+            "--image": self.image,
+        }
+        for option, value in told.items():
+            if value is not None:
+                raise SettingsError(
+                    f"--local runs the jobs on this machine, so {option} cannot apply; "
+                    "leave out one of the two."
+                )
+
+
+def endpoint_url(text: str) -> str:
+    """The complete URL of an S3 endpoint: a missing scheme is filled in, a trailing slash removed.
+
+    Without a scheme an address, `localhost` or a name without a dot (a Service in the cluster, a
+    host in the lab) is taken as http, every other name as https.
+    Raises SettingsError when the text cannot be an endpoint, or holds a password.
+    """
+    wanted = "write it as --s3-endpoint-url=https://HOST[:PORT]"
+    try:
+        url = urlsplit(text if "://" in text else f"//{text}")
+        host, port = url.hostname, url.port
+    except ValueError as error:
+        raise SettingsError(f"The S3 endpoint '{text}' has no valid address; {wanted}.") from error
+    if "@" in url.netloc:  # not echoed: what is before the @ is a password
+        raise SettingsError(f"The S3 endpoint's URL must not hold a user or password; {wanted}.")
+    if url.scheme not in ("", "http", "https") or not host or re.search(r"\s", text):
+        raise SettingsError(f"The S3 endpoint '{text}' is not an http or https URL; {wanted}.")
+    if url.query or url.fragment or port == 0:
+        raise SettingsError(f"The S3 endpoint '{text}' has more than an address; {wanted}.")
+    scheme = url.scheme or ("http" if _is_address(host) or "." not in host else "https")
+    return f"{scheme}://{url.netloc}{url.path}".rstrip("/")
+
+
+def is_loopback(url: str) -> bool:
+    """True when a URL's host is the machine itself, which from inside a pod is the pod."""
+    host = urlsplit(url).hostname or ""
+    if _is_address(host):
+        address = ipaddress.ip_address(host)
+        return address.is_loopback or address.is_unspecified
+    return host == "localhost" or host.endswith(".localhost")
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def cache_folder() -> Path:

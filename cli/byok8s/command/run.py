@@ -1,0 +1,157 @@
+"""`byok8s run`: the default command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from byok8s.command.sections import SectionedCommand, section
+from byok8s.settings import KubeSettings, RunSettings, S3Location
+
+_EXAMPLES = """\
+Examples:
+  byok8s workflow-alpha params-blue -b mybucket
+  byok8s workflow-alpha params-blue -b mybucket/project --dry-run
+  byok8s workflow-alpha params-blue alpha.txt -b mybucket -j 50 --param name=green
+  byok8s workflow-alpha params-blue --local
+"""
+
+
+@click.command(cls=SectionedCommand, epilog=_EXAMPLES, short_help="Run a workflow (the default).")
+@click.argument("workflow")
+@click.argument("params")
+@click.argument("targets", metavar="[TARGET]...", nargs=-1)
+@section("What to run")
+@click.option(
+    "--snakefile",
+    "-s",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    default="Snakefile",
+    show_default=True,
+    help="The workflow's rules.",
+)
+@click.option(
+    "--param",
+    "overrides",
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="Set one parameter, a.b=VALUE a nested one; may be repeated. VALUE is JSON if JSON "
+    "would print it back unchanged, else text: 5 is a number, 1.10 is text.",
+)
+@click.option("--dry-run", "-n", is_flag=True, help="Check everything, show the jobs, run none.")
+@click.option("--force", "-f", is_flag=True, help="Run every rule again.")
+@section("Where the files are")
+@click.option(
+    "--s3-bucket",
+    "-b",
+    metavar="BUCKET[/PREFIX]",
+    envvar="BYOK8S_S3_BUCKET",
+    show_envvar=True,
+    help="The bucket that holds all files; it must exist. s3://BUCKET/PREFIX is fine too.",
+)
+@click.option(
+    "--s3-endpoint-url",
+    metavar="URL",
+    envvar=["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"],
+    show_envvar=True,
+    help="An S3 server other than AWS. Default: the AWS config file's, or the server of the "
+    "byok8s cluster.",
+)
+@click.option(
+    "--s3-region",
+    metavar="NAME",
+    envvar=["AWS_REGION", "AWS_DEFAULT_REGION"],
+    show_envvar=True,
+    help="The bucket's region. Default: the AWS config file's, or what the bucket says.",
+)
+@click.option("--download", is_flag=True, help="At the end, copy the targets from the bucket here.")
+@section("Which cluster")
+@click.option(
+    "--k8s-namespace",
+    "-k",
+    metavar="NAME",
+    help="Where the pods run. Default: the context's namespace, else 'default'.",
+)
+@click.option("--context", metavar="NAME", help="Default: the kubeconfig's current context.")
+@click.option(
+    "--kubeconfig",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Default: as kubectl, KUBECONFIG or ~/.kube/config.",
+)
+@click.option("--image", metavar="REF", help="The worker image. Default: this version's.")
+@click.option(
+    "--local",
+    is_flag=True,
+    help="No cluster: jobs run on this machine, on the same bucket or, without one, on the "
+    "files here.",
+)
+@section("How")
+@click.option("--jobs", "-j", metavar="N", type=click.IntRange(min=1), help="Pods at once.")
+@click.option(
+    "--retries",
+    metavar="N",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="How often a failed job is run again.",
+)
+@click.option("--keep-going", is_flag=True, help="After a failure, go on with independent jobs.")
+@click.option("--debug", is_flag=True, help="Show tracebacks and Snakemake's own log.")
+def run(
+    workflow: str,
+    params: str,
+    targets: tuple[str, ...],
+    *,
+    snakefile: Path,
+    overrides: tuple[str, ...],
+    dry_run: bool,
+    force: bool,
+    s3_bucket: str | None,
+    s3_endpoint_url: str | None,
+    s3_region: str | None,
+    download: bool,
+    k8s_namespace: str | None,
+    context: str | None,
+    kubeconfig: Path | None,
+    image: str | None,
+    local: bool,
+    jobs: int | None,
+    retries: int,
+    keep_going: bool,
+    debug: bool,
+) -> None:
+    """Run a Snakemake workflow in pods of a Kubernetes cluster, with its files in S3.
+
+    WORKFLOW is a file that names the targets, as {"workflow_target": "alpha.txt"}, and PARAMS a
+    file with the config for the rules. Both are JSON or YAML, named with or without the suffix,
+    and are looked for here and beside the Snakefile. TARGETs given here replace the file's.
+    """
+    from byok8s.progress import reporter
+    from byok8s.run.lookup import parse_param
+    from byok8s.run.story import run_workflow
+
+    # An empty value, as from an unset variable in a script, counts as not given.
+    settings = RunSettings(
+        workflow=workflow,
+        params=params,
+        targets=targets,
+        snakefile=snakefile,
+        location=S3Location.parse(s3_bucket) if s3_bucket else None,
+        endpoint_url=s3_endpoint_url or None,
+        region=s3_region or None,
+        kube=KubeSettings(kubeconfig, context or None, k8s_namespace or None),
+        dry_run=dry_run,
+        force=force,
+        jobs=jobs,
+        image=image or None,
+        retries=retries,
+        keep_going=keep_going,
+        overrides=dict(parse_param(text) for text in overrides),
+        download=download,
+        local=local,
+        debug=debug,
+    )
+    run_workflow(settings, reporter())
