@@ -11,7 +11,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from byok8s import __version__
 from byok8s.exceptions import SettingsError
+
+# The image whose contents belong to this version, for clusters that can pull (docs/images.md)
+WORKER_IMAGE = f"ghcr.io/charlesreid1/byok8s-worker:{__version__}"
 
 # https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
@@ -81,8 +85,8 @@ class KubeSettings:
         """Raises SettingsError when the namespace's name is not one that Kubernetes accepts."""
         if self.namespace is not None and not _NAMESPACE.fullmatch(self.namespace):
             raise SettingsError(
-                f"'{self.namespace}' cannot be a namespace's name, which has up to 63 lower-case "
-                "letters, digits and hyphens, and no hyphen at either end; see: kubectl get namespaces."
+                f"'{self.namespace}' cannot be a namespace, whose name has up to 63 lower-case "
+                "letters, digits and hyphens, and no hyphen at either end; choose another."
             )
 
 

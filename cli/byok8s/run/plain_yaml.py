@@ -88,7 +88,7 @@ class _Reader:
 
     def _scalar(self, node: Any, kind: str) -> Any:
         text: str = node.value
-        plain = node.style is None
+        plain = not getattr(node, "style", None)
         if kind in ("timestamp", "value", "merge"):
             return text
         if kind == "str":

@@ -1,0 +1,177 @@
+"""All that can be known to be wrong before anything is submitted, found at once and quickly.
+
+The cluster and the bucket are asked at the same time, so that the whole takes as long as the
+slower one; and every problem is told, not only the first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import partial
+from threading import Thread
+from typing import TYPE_CHECKING, TypeVar
+
+from byok8s.cluster import ClusterInfo, find_by_context
+from byok8s.exceptions import (
+    Byok8sError,
+    ClusterError,
+    EnvironmentNotReady,
+    SettingsError,
+    StorageError,
+)
+from byok8s.run.lookup import WorkflowFiles, look_up
+from byok8s.settings import (
+    WORKER_IMAGE,
+    KubeSettings,
+    RunSettings,
+    S3Settings,
+    is_loopback,
+)
+from byok8s.storage.account import Account, Credentials, find_account, find_server
+from byok8s.storage.bucket import check_bucket
+
+if TYPE_CHECKING:
+    from byok8s.batch.access import Access
+    from byok8s.batch.client import KubeClient
+
+T = TypeVar("T")
+
+# What a run does in its namespace: (verbs, resource, subresource)
+NEEDED = (
+    ("create get list watch delete deletecollection", "pods", ""),
+    ("get", "pods", "log"),
+    ("create get patch delete", "configmaps", ""),
+    ("create patch delete", "secrets", ""),
+)
+
+
+@dataclass(frozen=True)
+class Ready:
+    """What a run starts with, each part checked."""
+
+    files: WorkflowFiles
+    client: KubeClient | None = None  # None with --local
+    cluster: ClusterInfo | None = None  # when byok8s made the cluster
+    image: str = ""  # of the workers; empty with --local
+    s3: S3Settings | None = None  # None with --local and without a bucket
+    account: Account | None = None  # the same
+
+
+class Problems:
+    """Collects what is wrong, so that all of it is told."""
+
+    def __init__(self) -> None:
+        self._found: list[Byok8sError] = []
+
+    def of(self, check: Callable[[], T]) -> T | None:
+        """The check's result, or None when it found a problem."""
+        try:
+            return check()
+        except (SettingsError, EnvironmentNotReady) as error:
+            self._found.append(error)
+            return None
+
+    def tell(self) -> None:
+        """Raise one error with a line for every problem, bad usage and bad files first."""
+        problems = sorted(self._found, key=lambda error: error.exit_code)
+        if problems:
+            lines = dict.fromkeys(str(problem) for problem in problems)
+            raise type(problems[0])("\n".join(lines)) from problems[0]
+
+
+def preflight(settings: RunSettings) -> Ready:
+    """Check the files, the cluster and the bucket; nothing remains of it but the result.
+
+    Raises SettingsError (exit code 2) when a file or the usage is bad, otherwise ClusterError or
+    StorageError (3); one sentence per line when there are several problems.
+    """
+    problems = Problems()
+    access = None if settings.local else problems.of(lambda: _find_context(settings.kube))
+    cluster = problems.of(lambda: find_by_context(access.context)) if access else None
+    storage = _start(lambda: _check_storage(settings, cluster))
+    client = _start(lambda: _check_cluster(access)) if access else None
+    files = problems.of(lambda: look_up(settings))
+    ready_client = problems.of(client.result) if client else None
+    s3, account = problems.of(storage.result) or (None, None)
+    problems.tell()
+    assert files  # noqa: S101  # or it was told
+    image = settings.image or (cluster and cluster.worker_image) or WORKER_IMAGE
+    return Ready(files, ready_client, cluster, "" if settings.local else image, s3, account)
+
+
+def _start(function: Callable[[], T]) -> Future[T]:
+    """Run in a thread that, unlike a pool's, does not hold up an interrupted program."""
+    future: Future[T] = Future()
+
+    def work() -> None:
+        try:
+            future.set_result(function())
+        except BaseException as error:
+            future.set_exception(error)
+
+    Thread(target=work, daemon=True, name="preflight").start()
+    return future
+
+
+def _find_context(kube: KubeSettings) -> Access:
+    from byok8s.batch.access import find_access
+
+    if kube.kubeconfig and not kube.kubeconfig.expanduser().is_file():
+        raise SettingsError(f"The kubeconfig '{kube.kubeconfig}' is not there; check --kubeconfig.")
+    return find_access(kube)
+
+
+def _check_cluster(access: Access) -> KubeClient:
+    from byok8s.batch.client import KubeClient
+
+    client = KubeClient(access)
+    client.version()  # first, so that a server out of reach is told once and soon
+    exists = _start(client.namespace_exists)
+    asked = {
+        f"{verb} {resource}{'/' * bool(part)}{part}": _start(
+            partial(client.can_i, verb, resource, subresource=part)
+        )
+        for verbs, resource, part in NEEDED
+        for verb in verbs.split()
+    }
+    namespace, context = client.namespace, client.context
+    if not exists.result():
+        raise ClusterError(
+            f"Namespace '{namespace}' not found in context '{context}'; "
+            f"create it with: kubectl create namespace {namespace} --context {context}."
+        )
+    missing = [action for action, answer in asked.items() if not answer.result()]
+    if missing:
+        raise ClusterError(
+            f"The account of context '{context}' may not {_listed(missing)} in namespace "
+            f"'{namespace}'; ask for a Role that allows it (docs/errors.md has one to apply)."
+        )
+    return client
+
+
+def _listed(words: list[str]) -> str:
+    return " or ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
+
+
+def _check_storage(
+    settings: RunSettings, cluster: ClusterInfo | None
+) -> tuple[S3Settings, Account] | None:
+    if settings.location is None:
+        return None
+    if cluster and cluster.s3 and settings.endpoint_url is None:
+        # Keys and region from the environment are for another server and cannot work on this one.
+        server = cluster.s3
+        s3 = S3Settings(settings.location, server.endpoint_url, server.region)
+        keys = Credentials(server.access_key, server.secret_key)
+        account = Account.fixed(f"cluster '{cluster.name}'", keys)
+    else:
+        s3 = find_server(settings.location, settings.endpoint_url, settings.region)
+        if s3.endpoint_url and is_loopback(s3.endpoint_url) and not settings.local:
+            raise StorageError(
+                f"The S3 endpoint {s3.endpoint_url} is this machine only, and pods cannot reach "
+                "it; name it by an address that the cluster's nodes can reach."
+            )
+        account = find_account()
+    return check_bucket(s3, account), account

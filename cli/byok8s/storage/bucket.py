@@ -1,0 +1,155 @@
+"""Asks a bucket, before a run, for everything that the run will need of it."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass, replace
+from typing import Any
+
+from byok8s.exceptions import StorageError
+from byok8s.settings import S3Settings
+from byok8s.storage.account import CONNECT_SECONDS, READ_SECONDS, Account, Credentials
+
+_REDIRECTED = ("PermanentRedirect", "TemporaryRedirect", "AuthorizationHeaderMalformed")
+_PERMISSIONS = {
+    "list_objects_v2": "s3:ListBucket",
+    "put_object": "s3:PutObject",
+    "head_object": "s3:GetObject",
+    "delete_object": "s3:DeleteObject",
+}
+
+
+def check_bucket(s3: S3Settings, account: Account) -> S3Settings:
+    """List, write, read and delete below the prefix; gives the settings with the bucket's region.
+
+    The only object made is PREFIX/.byok8s/.write-test-RANDOM, which is removed again.
+    Raises StorageError: unreachable, missing, refused (names the permission), or wrong region.
+    """
+    credentials = account.current()
+    bucket = _Bucket(s3, account.source, credentials, _client(s3, credentials))
+    location = s3.location
+    listed = bucket.ask("list_objects_v2", Prefix=location.key(""), MaxKeys=1)
+    key = location.key(f".byok8s/.write-test-{secrets.token_hex(8)}")
+    bucket.ask("put_object", Key=key, Body=b"byok8s\n")
+    try:
+        bucket.ask("head_object", Key=key)
+    finally:
+        bucket.ask("delete_object", Key=key)
+    region = listed["ResponseMetadata"]["HTTPHeaders"].get("x-amz-bucket-region")
+    return replace(s3, region=region or s3.region)
+
+
+def _client(s3: S3Settings, credentials: Credentials) -> Any:
+    import botocore.session
+    from botocore.config import Config
+
+    config = Config(
+        connect_timeout=CONNECT_SECONDS,
+        read_timeout=READ_SECONDS,
+        retries={"total_max_attempts": 2, "mode": "standard"},
+        s3={"addressing_style": "path" if s3.endpoint_url else "auto"},
+        request_checksum_calculation="when_required",  # servers other than AWS may not know more
+        ignore_configured_endpoint_urls=True,  # s3 is the answer already
+    )
+    return botocore.session.Session().create_client(
+        "s3",
+        endpoint_url=s3.endpoint_url,
+        region_name=s3.region or "us-east-1",
+        aws_access_key_id=credentials.access_key,
+        aws_secret_access_key=credentials.secret_key,
+        aws_session_token=credentials.session_token,
+        config=config,
+    )
+
+
+@dataclass(frozen=True)
+class _Bucket:
+    s3: S3Settings
+    source: str
+    credentials: Credentials
+    client: Any
+
+    def ask(self, operation: str, **arguments: Any) -> Any:
+        """One request; raises StorageError, in whose sentence no key is to be seen."""
+        from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+        from botocore.parsers import ResponseParserError
+
+        try:
+            return getattr(self.client, operation)(Bucket=self.s3.location.bucket, **arguments)
+        except ClientError as error:
+            problem, cause = self._refused(operation, error.response), error
+        except HTTPClientError as error:
+            problem, cause = self._unreachable(error), error
+        except (BotoCoreError, ResponseParserError) as error:
+            name = type(error).__name__
+            problem = f"{self._server} does not answer as S3 does ({name}); check the endpoint."
+            cause = error
+        raise StorageError(self.credentials.redact(problem)) from cause
+
+    @property
+    def _server(self) -> str:
+        return f"The S3 server {self.s3.endpoint_url}" if self.s3.endpoint_url else "AWS S3"
+
+    def _unreachable(self, error: Exception) -> str:
+        name = type(error).__name__
+        if "SSL" in name:
+            return (
+                f"{self._server} has a certificate that is not trusted; name its authority's file "
+                "in AWS_CA_BUNDLE, or use http:// if it has no TLS."
+            )
+        if "ReadTimeout" in name:
+            return f"{self._server} took the connection but did not answer in {READ_SECONDS} s."
+        return f"{self._server} cannot be reached; check --s3-endpoint-url and the network."
+
+    def _refused(self, operation: str, response: dict[str, Any]) -> str:
+        """The sentence for an answer of S3."""
+        code = str(response.get("Error", {}).get("Code", ""))
+        status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        name = self.s3.location.bucket
+        where = f" at {self.s3.endpoint_url}" if self.s3.endpoint_url else ""
+        known = self._known(where)
+        if code in known:
+            return known[code]
+        if code in _REDIRECTED or status in (301, 307):
+            return self._wrong_region(response)
+        if status == 403:
+            return (
+                f"Access to bucket '{name}'{where} is refused to the keys from {self.source}: they "
+                f"need {_PERMISSIONS[operation]} there, or the bucket is somebody else's."
+            )
+        message = " ".join(str(response.get("Error", {}).get("Message", "")).split())[:200]
+        return f"{self._server} answers '{code}: {message.rstrip('.')}' ({operation} in '{name}')."
+
+    def _known(self, where: str) -> dict[str, str]:
+        """S3's error codes that have a sentence of their own."""
+        bad = f"{self._server} does not accept the keys from {self.source}"
+        expired = f"The session of the keys from {self.source} has expired; log in again."
+        missing = (
+            f"Bucket '{self.s3.location.bucket}' does not exist{where}; "
+            f"create it with: {self._make_bucket()}."
+        )
+        return {
+            "InvalidAccessKeyId": f"{bad}, since it does not know them; check the access key.",
+            "SignatureDoesNotMatch": f"{bad}; check the secret key.",
+            "ExpiredToken": expired,
+            "InvalidToken": expired,
+            "RequestTimeTooSkewed": f"{self._server} has another time than this machine; set its "
+            "clock.",
+            "NoSuchBucket": missing,
+            "404": missing,
+        }
+
+    def _wrong_region(self, response: dict[str, Any]) -> str:
+        headers = response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+        region = headers.get("x-amz-bucket-region") or response.get("Error", {}).get("Region")
+        told = f"not in {self.s3.region}" if self.s3.region else "in another region"
+        hint = f"--s3-region={region}" if region else "--s3-region"
+        return f"Bucket '{self.s3.location.bucket}' is {told}; name its region with {hint}."
+
+    def _make_bucket(self) -> str:
+        parts = ["aws s3 mb", f"s3://{self.s3.location.bucket}"]
+        if self.s3.endpoint_url:
+            parts.append(f"--endpoint-url {self.s3.endpoint_url}")
+        elif self.s3.region:
+            parts.append(f"--region {self.s3.region}")
+        return " ".join(parts)
