@@ -1,1 +1,27 @@
-"""batch"""
+"""A Kubernetes batch system that knows no Snakemake: issue, kill, issued, running, updates.
+
+client = KubeClient.load(KubeSettings())
+batch = BatchSystem(client, RunIdentity("demo", "jane"))
+batch.start()
+batch.issue(PodRequest("hello", image="busybox", command=("echo", "hello")))
+while (news := batch.updates()) and news.state not in ("succeeded", "failed"):
+    print(news)
+batch.shutdown()
+"""
+
+from byok8s.batch.client import ApiError, KubeClient
+from byok8s.batch.ends import Cause, Update
+from byok8s.batch.pods import PodRequest, RunIdentity
+from byok8s.batch.system import BatchSystem
+from byok8s.batch.waits import Limits
+
+__all__ = [
+    "ApiError",
+    "BatchSystem",
+    "Cause",
+    "KubeClient",
+    "Limits",
+    "PodRequest",
+    "RunIdentity",
+    "Update",
+]

@@ -1,0 +1,268 @@
+"""What is known of every job: fed by the watch and by the creators, read by everybody."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from queue import SimpleQueue
+
+from byok8s.batch.ends import Cause, End, Pod, Update, end_of, is_running, started_at
+from byok8s.batch.pods import PodRequest, pod_name
+from byok8s.batch.waits import Limits, Wait, wait_of
+
+
+@dataclass
+class Job:
+    """One attempt of one job. `acknowledged` and the other times are monotonic seconds."""
+
+    request: PodRequest
+    pod: str
+    acknowledged: float | None = None  # when the API had the pod for certain
+    killed: bool = False
+    ended: bool = False
+    running: bool = False
+    started: float | None = None  # epoch seconds
+    node: str | None = None
+    placed: float | None = None  # when a node had the pod but its container did not run yet
+    wait: Wait | None = None
+    wait_began: float = 0.0
+
+
+class Book:
+    """Thread-safe. `changed` is notified whenever a pod ends or goes."""
+
+    def __init__(self, run: str, limits: Limits) -> None:
+        self._run = run
+        self._limits = limits
+        self._jobs: dict[str, Job] = {}  # by job id, the newest attempt
+        self._pods: dict[str, Job] = {}  # by pod name, until the pod is gone
+        self._strays: dict[str, Pod] = {}  # of an earlier leader of this run; issue() claims them
+        self._live: set[str] = set()  # names of pods that exist and have not ended
+        self._leftover: dict[str, tuple[bool, float]] = {}  # ended, still there: succeeded, when
+        self.updates: SimpleQueue[Update] = SimpleQueue()
+        self.changed = threading.Condition(threading.RLock())
+        self.on_room: Callable[[], None] = lambda: None
+
+    # --- told by issue, kill and the creators
+
+    def add(self, request: PodRequest) -> Job | None:
+        """Enter a job; None when an earlier leader made its pod already.
+
+        Raises ValueError when the id is that of a job that has not ended.
+        """
+        with self.changed:
+            known = self._jobs.get(request.id)
+            if known and not known.ended and not known.killed:
+                raise ValueError(f"job '{request.id}' is already issued")
+            job = Job(request, pod_name(self._run, request))
+            if job.pod in self._pods:
+                raise ValueError(f"attempt {request.attempt} of '{request.id}' was issued before")
+            self._jobs[request.id] = self._pods[job.pod] = job
+            stray = self._strays.pop(job.pod, None)
+            if stray is None:
+                return job
+            self.acknowledge(job)
+            self._observe(job, stray, gone=False)
+            return None
+
+    def acknowledge(self, job: Job) -> None:
+        with self.changed:
+            job.acknowledged = time.monotonic()
+            if self._pods.get(job.pod) is job and not job.ended:  # it may be over by now
+                self._live.add(job.pod)
+
+    def kill(self, ids: Iterable[str]) -> list[Job]:
+        """Mark jobs so that nothing is told of them any more; returns those that were live."""
+        with self.changed:
+            found = [self._jobs[i] for i in ids if i in self._jobs]
+            live = [job for job in found if not job.ended and not job.killed]
+            for job in live:
+                job.killed = True
+                job.wait = None
+            return live
+
+    def forget(self, job: Job) -> None:
+        """The job's pod was never made, or is gone."""
+        with self.changed:
+            self._drop(job.pod)
+
+    def fail(self, job: Job, cause: Cause, message: str) -> None:
+        """End a job whose pod did not end by itself."""
+        with self.changed:
+            self._finish(job, End(cause, message))
+
+    def await_something(self, job: Job, wait: Wait | None) -> None:
+        """Say what a job waits for, when that is news."""
+        with self.changed:
+            if not (job.ended or job.killed or job.running):
+                self._set_wait(job, wait)
+
+    # --- told by the watch
+
+    def on_list(self, pods: list[Pod], asked: float) -> None:
+        """Take in everything there is; who was there when it was asked for and is not now, went."""
+        listed = {pod["metadata"]["name"] for pod in pods}
+        with self.changed:
+            for job in list(self._pods.values()):
+                at = job.acknowledged
+                if job.pod not in listed and at is not None and at < asked:
+                    self._observe(job, {"metadata": {"name": job.pod}}, gone=True)
+            for name in self._strays.keys() - listed:
+                self._drop_stray(name)
+        for pod in pods:
+            self.on_event("MODIFIED", pod)
+
+    def on_event(self, kind: str, pod: Pod) -> None:
+        name = pod["metadata"]["name"]
+        gone = kind == "DELETED"
+        with self.changed:
+            job = self._pods.get(name)
+            if job is not None:
+                self._observe(job, pod, gone=gone)
+            elif gone:
+                self._drop_stray(name)
+            else:
+                self._strays[name] = pod
+
+    def _observe(self, job: Job, pod: Pod, *, gone: bool) -> None:
+        if not job.ended:
+            job.node = pod.get("spec", {}).get("nodeName") or job.node
+            end = end_of(pod, gone=gone)
+            if end is not None:
+                self._finish(job, end)
+                self._leftover[job.pod] = (end.cause is None, time.monotonic())
+            else:
+                self._progress(job, pod)
+        if gone:
+            self._drop(job.pod)
+
+    def _progress(self, job: Job, pod: Pod) -> None:
+        if is_running(pod):
+            if not job.running:
+                job.running, job.started, job.placed = True, started_at(pod), None
+                self._set_wait(job, None)
+                self._tell(job, "running")
+            return
+        if job.node and job.placed is None:
+            job.placed = time.monotonic()
+        wait = wait_of(pod)
+        # trouble with volumes is known from events; it lasts until the container says more
+        if wait is not None or not (job.wait and job.wait.cause == Cause.VOLUME):
+            self._set_wait(job, wait)
+
+    def _set_wait(self, job: Job, wait: Wait | None) -> None:
+        old, job.wait = job.wait, wait
+        if wait is None or job.killed:
+            return
+        if old is None or old.cause != wait.cause:
+            job.wait_began = time.monotonic()
+        elif wait.limit in (old.limit, "image"):
+            job.wait = old  # a back-off says less than the error before it
+            return
+        self._tell(job, "waiting", cause=wait.cause, message=wait.message)
+
+    def _finish(self, job: Job, end: End) -> None:
+        job.ended, job.running, job.wait, job.placed = True, False, None, None
+        self._live.discard(job.pod)
+        state = "succeeded" if end.cause is None else "failed"
+        if not job.killed:
+            self._tell(job, state, end)
+        self._room()
+
+    def _tell(
+        self,
+        job: Job,
+        state: str,
+        end: End | None = None,
+        *,
+        cause: Cause | None = None,
+        message: str = "",
+    ) -> None:
+        end = end or End(cause, message, started=job.started)
+        self.updates.put(
+            Update(
+                id=job.request.id,
+                attempt=job.request.attempt,
+                state=state,  # type: ignore[arg-type]
+                pod=job.pod,
+                cause=end.cause,
+                message=end.message,
+                exit_code=end.exit_code,
+                result=end.result,
+                node=job.node,
+                started=end.started or job.started,
+                finished=end.finished,
+                disruption=end.disruption,
+            )
+        )
+
+    def _drop(self, name: str) -> None:
+        job = self._pods.pop(name, None)
+        self._leftover.pop(name, None)
+        self._live.discard(name)
+        if job and job.killed:
+            job.ended = True
+        self._room()
+
+    def _drop_stray(self, name: str) -> None:
+        stray = self._strays.get(name)
+        if stray and end_of(stray) is None:  # one that ended can still be claimed
+            del self._strays[name]
+
+    def _room(self) -> None:
+        self.changed.notify_all()
+        self.on_room()
+
+    # --- asked by everybody
+
+    def issued(self) -> list[str]:
+        with self.changed:
+            return [i for i, job in self._jobs.items() if not job.ended and not job.killed]
+
+    def running(self) -> dict[str, float]:
+        """Seconds that each running job has been running."""
+        now = time.time()
+        with self.changed:
+            return {
+                i: max(0.0, now - (job.started or now))
+                for i, job in self._jobs.items()
+                if job.running and not job.killed
+            }
+
+    def find(self, job_id: str) -> Job | None:
+        with self.changed:
+            return self._jobs.get(job_id)
+
+    def live_pods(self) -> int:
+        with self.changed:
+            return len(self._live)
+
+    def exists(self, job: Job) -> bool:
+        with self.changed:
+            return self._pods.get(job.pod) is job
+
+    def leftover(self, succeeded: bool, age: float = 0.0) -> int:
+        """How many ended pods are still there, `age` seconds or more after their end was read."""
+        before = time.monotonic() - age
+        with self.changed:
+            return sum(1 for ok, at in self._leftover.values() if ok == succeeded and at <= before)
+
+    def waiting(self) -> list[Job]:
+        with self.changed:
+            return [job for job in self._pods.values() if job.wait or job.placed]
+
+    def expire(self) -> list[Job]:
+        """End the jobs that have waited longer than the limit of what they wait for."""
+        now = time.monotonic()
+        with self.changed:
+            found = [job for job in self._pods.values() if job.wait and self._is_over(job, now)]
+            for job in found:
+                if job.wait:
+                    self._finish(job, End(job.wait.cause, job.wait.message))
+        return found
+
+    def _is_over(self, job: Job, now: float) -> bool:
+        limit = getattr(self._limits, job.wait.limit) if job.wait else None
+        return limit is not None and now - job.wait_began >= limit

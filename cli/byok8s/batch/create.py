@@ -1,0 +1,168 @@
+"""Creates pods: a few threads, a rate limit, and patience where a quota is full."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import threading
+from collections import deque
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import Any
+
+from byok8s.batch.book import Book, Job
+from byok8s.batch.client import ApiError, KubeClient
+from byok8s.batch.ends import Cause
+from byok8s.batch.nodes import quantity
+from byok8s.batch.pace import TokenBucket
+from byok8s.batch.pods import ID
+from byok8s.batch.waits import Wait
+from byok8s.exceptions import Byok8sError
+
+PATIENCE_SECONDS = 600.0  # an API that is away for longer fails the jobs it should have created
+PROBE_SECONDS = 3.0
+
+
+class Creators:
+    """Turns jobs into pods. `build` makes a job's manifest."""
+
+    def __init__(
+        self,
+        client: KubeClient,
+        book: Book,
+        build: Callable[[Job], dict[str, Any]],
+        *,
+        bucket: TokenBucket,
+        threads: int,
+        max_pods: int,
+    ) -> None:
+        self._client = client
+        self._book = book
+        self._build = build
+        self._bucket = bucket
+        self._max_pods = max_pods
+        self._path = f"/api/v1/namespaces/{client.namespace}/pods"
+        self._queue: SimpleQueue[Job | None] = SimpleQueue()
+        self._parked: deque[Job] = deque()  # a ResourceQuota is full
+        self._stop = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._run, name=f"byok8s-create-{i}", daemon=True)
+            for i in range(threads)
+        ]
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def put(self, job: Job) -> None:
+        if self._parked:  # no use asking for more while the quota is full
+            self._parked.append(job)
+        else:
+            self._queue.put(job)
+
+    def unpark(self) -> None:
+        """Try one job again that a quota held back: when a pod ended, and now and then."""
+        with contextlib.suppress(IndexError):
+            self._queue.put(self._parked.popleft())
+
+    def stop(self, timeout: float) -> None:
+        """No creation begins after this; waits at most `timeout` seconds for those under way."""
+        self._stop.set()
+        for _ in self._threads:
+            self._queue.put(None)
+        with self._book.changed:
+            self._book.changed.notify_all()
+        each = timeout / max(1, len(self._threads))
+        for thread in self._threads:
+            thread.join(each)
+
+    def _run(self) -> None:
+        while (job := self._queue.get()) is not None:
+            if not (job.killed or self._may_create()):
+                return  # stopped
+            if job.killed:
+                self._book.forget(job)
+                continue
+            try:
+                self._create(job)
+            except Byok8sError as error:
+                self._refused(job, error)
+            else:
+                self._made(job)
+
+    def _may_create(self) -> bool:
+        with self._book.changed:
+            self._book.changed.wait_for(
+                lambda: self._stop.is_set() or self._book.live_pods() < self._max_pods
+            )
+        return self._bucket.take(self._stop)
+
+    def _create(self, job: Job) -> None:
+        body = self._build(job)
+        try:
+            self._client.call(
+                "POST", self._path, body=body, patience=PATIENCE_SECONDS, stop=self._stop
+            )
+        except ApiError as error:
+            if error.reason == "AlreadyExists" and self._is_ours(job, body):
+                return  # the answer to an earlier try was lost
+            raise
+
+    def _is_ours(self, job: Job, body: dict[str, Any]) -> bool:
+        found = self._client.call("GET", f"{self._path}/{job.pod}", stop=self._stop)["metadata"]
+        wanted = body["metadata"]
+        owners = {owner.get("uid") for owner in found.get("ownerReferences") or ()}
+        return (
+            wanted["ownerReferences"][0]["uid"] in owners
+            and found.get("annotations", {}).get(ID) == job.request.id
+        )
+
+    def _made(self, job: Job) -> None:
+        self._book.acknowledge(job)
+        if job.killed:  # while it was being made
+            self.delete(job)
+        self.unpark()
+
+    def _refused(self, job: Job, error: Byok8sError) -> None:
+        if self._stop.is_set():
+            return
+        if isinstance(error, ApiError) and error.status == 409 and error.reason == "Conflict":
+            self._queue.put(job)  # two creations met at a ResourceQuota; nothing was made
+            return
+        full = isinstance(error, ApiError) and error.status == 403 and quota_is_full(error.message)
+        if full:
+            self._parked.append(job)
+            self._book.await_something(
+                job,
+                Wait(
+                    Cause.CREATE_REFUSED,
+                    f"The namespace '{self._client.namespace}' has no quota left for the pod now: "
+                    f"{error}",
+                    "queue",
+                ),
+            )
+            return
+        self._book.fail(job, Cause.CREATE_REFUSED, f"The API server refused the pod: {error}")
+        self._book.forget(job)
+
+    def delete(self, job: Job, *, patience: float = 30.0) -> None:
+        """Delete a job's pod; one that is gone already is no error. Raises ApiError."""
+        try:
+            self._client.call("DELETE", f"{self._path}/{job.pod}", patience=patience)
+        except ApiError as error:
+            if error.status != 404:
+                raise
+
+
+def quota_is_full(message: str) -> bool:
+    """Whether a refusal is a ResourceQuota that has room again once other pods end."""
+    found = re.search(r"exceeded quota: .*?requested: (.*), used: (.*), limited: (.*)$", message)
+    if not found:
+        return False
+    requested, _, limited = (_quantities(part) for part in found.groups())
+    return all(amount <= limited.get(name, amount) for name, amount in requested.items())
+
+
+def _quantities(text: str) -> dict[str, float]:
+    pairs = (part.partition("=") for part in text.split(","))
+    return {name.strip(): quantity(value) for name, _, value in pairs}

@@ -1,0 +1,252 @@
+"""Reads a pod's status: how it ended, with the cause and one sentence. Pure functions."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any, Literal
+
+from byok8s.batch.pods import CONTAINER
+
+Pod = Mapping[str, Any]
+
+
+class Cause(StrEnum):
+    """Why a job failed, or what it waits for."""
+
+    COMMAND_FAILED = "command failed"
+    OUT_OF_MEMORY = "out of memory"
+    DEADLINE = "deadline exceeded"
+    EVICTED = "evicted"
+    PREEMPTED = "preempted"
+    NODE_LOST = "node lost"
+    NODE_SHUTDOWN = "node shut down"
+    NODE_REFUSED = "node refused the pod"
+    IMAGE_PULL = "image cannot be pulled"
+    INVALID_IMAGE = "invalid image name"
+    CONFIG_ERROR = "config error"
+    VOLUME = "volume cannot be mounted"
+    UNSCHEDULABLE = "unschedulable"
+    CREATE_REFUSED = "create refused"
+    KILLED = "killed"
+    DELETED = "deleted by somebody else"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class End:
+    """How a pod ended. `disruption`: the infrastructure ended it, not the job itself.
+
+    `started` and `finished` are epoch seconds of the job's container, `result` the termination
+    message that the job wrote.
+    """
+
+    cause: Cause | None = None  # None: it succeeded
+    message: str = ""
+    exit_code: int | None = None
+    disruption: bool = False
+    result: str = ""
+    started: float | None = None
+    finished: float | None = None
+
+
+def started_at(pod: Pod) -> float | None:
+    """When the job's container started, in epoch seconds; None when it has not."""
+    state = _container(pod).get("state", {})
+    return epoch((state.get("running") or state.get("terminated") or {}).get("startedAt"))
+
+
+def is_running(pod: Pod) -> bool:
+    return "running" in _container(pod).get("state", {})
+
+
+def end_of(pod: Pod, *, gone: bool = False) -> End | None:
+    """How a pod ended; None when it has not. `gone`: it is no longer in the API."""
+    status = pod.get("status", {})
+    phase = status.get("phase")
+    if phase not in ("Succeeded", "Failed") and not gone:
+        return None
+    terminated = _container(pod).get("state", {}).get("terminated") or {}
+    cause, message, disruption = None, "", False
+    if phase != "Succeeded" and not (gone and terminated.get("exitCode") == 0):
+        cause, message, disruption = (
+            _by_cluster(pod, terminated)
+            or _by_deletion(pod, terminated, gone and phase != "Failed")
+            or _by_container(pod, terminated)
+        )
+    return End(
+        cause,
+        message,
+        terminated.get("exitCode"),
+        disruption,
+        # what the runtime writes when it cannot start a container is not the job's message
+        "" if terminated.get("reason") in _NOT_STARTED else terminated.get("message", ""),
+        epoch(terminated.get("startedAt")),
+        epoch(terminated.get("finishedAt")),
+    )
+
+
+Verdict = tuple[Cause, str, bool]
+_NOT_STARTED = ("StartError", "ContainerCannotRun")
+_REFUSED = (Cause.NODE_REFUSED, "The node {node} did not accept the pod: {said}")
+_SHUT_DOWN = (Cause.NODE_SHUTDOWN, "The node {node} shut down while the pod ran.")
+_LOST = (Cause.NODE_LOST, "The node {node} was lost while the pod ran.")
+# status.reason of a pod that the kubelet ended
+_BY_REASON: dict[str, tuple[Cause, str]] = {
+    "Evicted": (Cause.EVICTED, "The node {node} evicted the pod: {said}"),
+    "Preempting": (Cause.PREEMPTED, "The node {node} preempted the pod: {said}"),
+    "NodeAffinity": _REFUSED,
+    "UnexpectedAdmissionError": _REFUSED,
+    "TopologyAffinityError": _REFUSED,
+    "NodeShutdown": _SHUT_DOWN,
+    "Shutdown": _SHUT_DOWN,
+    "Terminated": _SHUT_DOWN,
+    "NodeLost": _LOST,
+}
+# reason of the condition DisruptionTarget
+_BY_CONDITION: dict[str, tuple[Cause, str]] = {
+    "PreemptionByScheduler": (Cause.PREEMPTED, "a pod of higher priority took its place"),
+    "DeletionByTaintManager": (Cause.NODE_LOST, "its node became unreachable or was tainted"),
+    "DeletionByPodGC": (Cause.NODE_LOST, "its node is gone"),
+    "EvictionByEvictionAPI": (Cause.EVICTED, "it was evicted, as when a node is drained"),
+}
+
+
+def _by_cluster(pod: Pod, terminated: Mapping[str, Any]) -> Verdict | None:
+    """Ends that the kubelet or the control plane decided."""
+    status = pod.get("status", {})
+    reason, said = status.get("reason", ""), _sentence(status.get("message", ""))
+    node = pod.get("spec", {}).get("nodeName") or "?"
+    condition = _condition(pod, "DisruptionTarget")
+    if reason == "DeadlineExceeded":
+        limit = pod["spec"].get("activeDeadlineSeconds")
+        message = f"The pod ran longer than its deadline of {limit} s; give it more (runtime)."
+        return Cause.DEADLINE, message, False
+    if reason == "Evicted" and not condition:  # it went over its own limit
+        return Cause.EVICTED, f"{said} Give the job more disk (disk_mb).", False
+    known = _REFUSED if reason.startswith("OutOf") else _BY_REASON.get(reason)
+    if terminated.get("reason") == "ContainerStatusUnknown":
+        known = known or _LOST
+    if known:
+        return known[0], known[1].format(node=node, said=said), True
+    if condition:
+        cause, why = _BY_CONDITION.get(
+            condition.get("reason", ""), (Cause.EVICTED, condition.get("message", "no reason"))
+        )
+        return cause, f"The pod on node {node} was stopped: {why.rstrip('.')}.", True
+    return None
+
+
+def _by_deletion(pod: Pod, terminated: Mapping[str, Any], vanished: bool) -> Verdict | None:
+    """Somebody deleted the pod, and that ended it."""
+    metadata = pod["metadata"]
+    deleted = epoch(metadata.get("deletionTimestamp"))
+    finished = epoch(terminated.get("finishedAt"))
+    if deleted is not None:  # the timestamp lies one grace period after the request
+        deleted -= metadata.get("deletionGracePeriodSeconds") or 0
+    ended_before = finished is not None and (deleted is None or finished < deleted)
+    if vanished if deleted is None else not ended_before:
+        return (
+            Cause.DELETED,
+            f"The pod {metadata['name']} was deleted by somebody else before it was done.",
+            True,
+        )
+    return None
+
+
+def _by_container(pod: Pod, terminated: Mapping[str, Any]) -> Verdict:
+    code, reason = terminated.get("exitCode"), terminated.get("reason", "")
+    if reason == "OOMKilled":
+        limit = _container_spec(pod).get("resources", {}).get("limits", {}).get("memory")
+        more = f"its limit of {limit}B" if limit else "what the node has"
+        return (
+            Cause.OUT_OF_MEMORY,
+            f"The job used more memory than {more}; give it more (mem_mb).",
+            False,
+        )
+    if reason in _NOT_STARTED:
+        said = _sentence(terminated.get("message", ""))
+        return Cause.COMMAND_FAILED, f"The command could not be started: {said}", False
+    if code is None:
+        status = pod.get("status", {})
+        said = _sentence(status.get("message") or status.get("reason") or "no reason is given")
+        return Cause.UNKNOWN, f"The pod failed without an exit code: {said}", False
+    if code > 128:
+        return Cause.COMMAND_FAILED, _signalled(code), False
+    return Cause.COMMAND_FAILED, f"The command failed with exit code {code}.", False
+
+
+def _signalled(code: int) -> str:
+    try:
+        name = signal.Signals(code - 128).name
+    except ValueError:
+        return f"The command failed with exit code {code}."
+    hint = "; if nobody killed it, it may have run out of memory (mem_mb)"
+    return (
+        f"The command was ended by signal {name} (exit code {code}){hint if code == 137 else ''}."
+    )
+
+
+def epoch(timestamp: str | None) -> float | None:
+    """Epoch seconds of an API timestamp."""
+    if not timestamp:
+        return None
+    return (datetime.fromisoformat(timestamp) - _EPOCH) / timedelta(seconds=1)
+
+
+_EPOCH = datetime.fromisoformat("1970-01-01T00:00:00+00:00")
+
+
+def _container(pod: Pod) -> Mapping[str, Any]:
+    return _named(pod.get("status", {}).get("containerStatuses"))
+
+
+def _container_spec(pod: Pod) -> Mapping[str, Any]:
+    return _named(pod.get("spec", {}).get("containers"))
+
+
+def _named(items: list[Mapping[str, Any]] | None) -> Mapping[str, Any]:
+    """The job's own container; injected sidecars have other names."""
+    return next((item for item in items or () if item.get("name") == CONTAINER), {})
+
+
+def _condition(pod: Pod, kind: str) -> Mapping[str, Any]:
+    conditions = pod.get("status", {}).get("conditions") or ()
+    found: Mapping[str, Any] = next(
+        (c for c in conditions if c.get("type") == kind and c.get("status") == "True"), {}
+    )
+    return found
+
+
+def _sentence(text: str) -> str:
+    """One line that ends with a full stop."""
+    line = " ".join(text.split())
+    return line if line.endswith((".", "!")) else f"{line}."
+
+
+State = Literal["running", "waiting", "succeeded", "failed"]
+
+
+@dataclass(frozen=True)
+class Update:
+    """News of one job, in the order it happened.
+
+    `message` is one sentence. `started` and `finished` are epoch seconds. `disruption` says that
+    a failure was the infrastructure's, not the job's.
+    """
+
+    id: str
+    attempt: int
+    state: State
+    pod: str
+    cause: Cause | None = None
+    message: str = ""
+    exit_code: int | None = None
+    result: str = ""
+    node: str | None = None
+    started: float | None = None
+    finished: float | None = None
+    disruption: bool = False

@@ -1,0 +1,90 @@
+"""How large the cluster's nodes are, for jobs that no node has room for."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from byok8s.batch.client import ApiError, KubeClient
+from byok8s.batch.pods import PodRequest
+from byok8s.exceptions import Byok8sError
+
+FRESH_SECONDS = 60.0
+_SUFFIX = {
+    "n": 1e-9, "u": 1e-6, "m": 1e-3, "": 1.0,
+    "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18,
+    "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "Pi": 2**50, "Ei": 2**60,
+}  # fmt: skip
+
+
+def quantity(text: str) -> float:
+    """The number that a Kubernetes quantity such as '500m' or '2Gi' stands for.
+
+    Raises ValueError.
+    """
+    found = re.fullmatch(r"\s*([+-]?[0-9.]+(?:[eE][+-]?[0-9]+)?)([A-Za-z]*)\s*", text)
+    if not found or found[2] not in _SUFFIX:
+        raise ValueError(f"'{text}' is not a quantity")
+    return float(found[1]) * _SUFFIX[found[2]]
+
+
+class Nodes:
+    """The largest node of each resource, and whether new nodes may come; asked for rarely."""
+
+    def __init__(self, client: KubeClient) -> None:
+        self._client = client
+        self._asked: float | None = None
+        self.largest: Mapping[str, float] = {}  # empty: we may not know
+        self.can_grow = True
+
+    def refresh(self) -> None:
+        """Ask again when the last answer is old. Never raises: who may not look, does not know."""
+        now = time.monotonic()
+        if self._asked is not None and now - self._asked < FRESH_SECONDS:
+            return
+        self._asked = now
+        try:
+            items = self._client.call("GET", "/api/v1/nodes", patience=5.0)["items"]
+            self.can_grow = _cloud(items) or self._has_autoscaler()
+        except Byok8sError:
+            return
+        largest: dict[str, float] = {}
+        for node in items:
+            for name, text in node["status"].get("allocatable", {}).items():
+                largest[name] = max(largest.get(name, 0.0), quantity(text))
+        self.largest = largest
+
+    def _has_autoscaler(self) -> bool:
+        groups = self._client.call("GET", "/apis", patience=5.0).get("groups", ())
+        if any(group["name"] in ("karpenter.sh", "cluster.x-k8s.io") for group in groups):
+            return True
+        path = "/api/v1/namespaces/kube-system/configmaps/cluster-autoscaler-status"
+        try:
+            self._client.call("GET", path, patience=5.0)
+        except ApiError as error:
+            return error.status != 404
+        return True
+
+    def too_large(self, request: PodRequest) -> str | None:
+        """What of a request no node has, as a part of a sentence; None when one may have it."""
+        wanted = {
+            "cpu": (request.cpu, "CPUs", 1.0, "threads"),
+            "memory": ((request.memory_mb or 0) * 1e6, "MB of memory", 1e6, "mem_mb"),
+            "ephemeral-storage": ((request.disk_mb or 0) * 1e6, "MB of disk", 1e6, "disk_mb"),
+        }
+        for name, (amount, unit, scale, option) in wanted.items():
+            most = self.largest.get(name)
+            if most is not None and amount > most:
+                return (
+                    f"it asks for {amount / scale:g} {unit} and the largest node has "
+                    f"{most / scale:.4g}; ask for less ({option}) or add a larger node"
+                )
+        return None
+
+
+def _cloud(items: list[Any]) -> bool:
+    """Nodes of a cloud may be of a group that grows."""
+    clouds = ("gce:", "aws:", "azure:", "digitalocean:")
+    return any(node["spec"].get("providerID", "").startswith(clouds) for node in items)

@@ -1,0 +1,191 @@
+"""What a pod looks like: names, labels and the manifest. Pure functions."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+RUN = "byok8s.io/run"
+OWNER = "byok8s.io/owner"
+RULE = "byok8s.io/rule"
+JOB = "byok8s.io/job"
+ATTEMPT = "byok8s.io/attempt"
+ID = "byok8s.io/id"  # an annotation: may be longer than a label
+CONTAINER = "job"
+WORK = "/work"
+UID = 65532  # "nonroot" of the distroless images
+LONGEST_NAME = 63
+DEFAULT_DEADLINE_SECONDS = 7 * 24 * 3600  # so that a pod nobody waits for ends some day
+
+
+@dataclass(frozen=True)
+class RunIdentity:
+    """Whose pods these are. `name` is a DNS label of at most 40 characters."""
+
+    name: str
+    owner: str
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?", self.name):
+            raise ValueError(f"'{self.name}' is not a DNS label of at most 40 characters")
+
+    @property
+    def labels(self) -> dict[str, str]:
+        return {
+            "app.kubernetes.io/name": "byok8s",
+            "app.kubernetes.io/managed-by": "byok8s",
+            RUN: self.name,
+            OWNER: label_value(self.owner),
+        }
+
+    @property
+    def selector(self) -> str:
+        """The label selector of everything that belongs to the run."""
+        return f"{RUN}={self.name}"
+
+
+@dataclass(frozen=True)
+class PodRequest:
+    """One job: what to run and what it needs.
+
+    `cpu` in cores; `memory_mb` and `disk_mb` in MB (10^6 bytes), None for no request and no
+    limit; `deadline_seconds` from the pod's start, None for seven days.
+    """
+
+    id: str
+    image: str
+    command: tuple[str, ...]
+    attempt: int = 1
+    rule: str = ""
+    job: str = ""
+    env: Mapping[str, str] = field(default_factory=dict)
+    cpu: float = 1
+    memory_mb: int | None = None
+    disk_mb: int | None = None
+    deadline_seconds: int | None = None
+
+
+def label_value(text: str) -> str:
+    """`text` as a label value: at most 63 characters, a hash where it was cut or changed much."""
+    clean = re.sub(r"[^A-Za-z0-9_.-]+", "-", text).strip("-_.")
+    if len(clean) <= LONGEST_NAME:
+        return clean
+    return f"{clean[:54].rstrip('-_.')}-{_digest(text)}"
+
+
+def pod_name(run: str, request: PodRequest) -> str:
+    """Deterministic: a repeated create meets its own object."""
+    readable = f"{run}-{request.rule or request.job or request.id}".lower()
+    tail = f"{_digest(f'{run}/{request.id}')}-{request.attempt}"
+    stem = re.sub(r"[^a-z0-9]+", "-", readable)[: LONGEST_NAME - 1 - len(tail)].strip("-")
+    return f"{stem}-{tail}"
+
+
+def pod_labels(run: RunIdentity, request: PodRequest) -> dict[str, str]:
+    return {
+        **run.labels,
+        RULE: label_value(request.rule),
+        JOB: label_value(request.job or request.id),
+        ATTEMPT: str(request.attempt),
+    }
+
+
+def manifest(
+    run: RunIdentity,
+    request: PodRequest,
+    *,
+    owner: Mapping[str, Any],
+    secret: str | None,
+    secret_mount: str,
+    pull_policy: str,
+    grace_seconds: int,
+) -> dict[str, Any]:
+    """The pod of a request: one that Pod Security "restricted" admits.
+
+    `owner` is the owner reference of the run's ConfigMap, `secret` the name of the Secret that
+    is mounted read-only at `secret_mount`, if there is one.
+    """
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": pod_name(run.name, request),
+            "labels": pod_labels(run, request),
+            "annotations": {
+                ID: request.id,
+                "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
+                "karpenter.sh/do-not-disrupt": "true",
+            },
+            "ownerReferences": [dict(owner)],
+        },
+        "spec": {
+            "restartPolicy": "Never",
+            "terminationGracePeriodSeconds": grace_seconds,
+            "activeDeadlineSeconds": request.deadline_seconds or DEFAULT_DEADLINE_SECONDS,
+            "automountServiceAccountToken": False,
+            "enableServiceLinks": False,
+            "securityContext": {
+                "runAsNonRoot": True,
+                "runAsUser": UID,
+                "runAsGroup": UID,
+                "fsGroup": UID,
+                "seccompProfile": {"type": "RuntimeDefault"},
+            },
+            "containers": [_container(request, secret, secret_mount, pull_policy)],
+            "volumes": _volumes(request, secret),
+        },
+    }
+
+
+def _container(
+    request: PodRequest, secret: str | None, secret_mount: str, pull_policy: str
+) -> dict[str, Any]:
+    mounts = [{"name": "work", "mountPath": WORK}, {"name": "tmp", "mountPath": "/tmp"}]  # noqa: S108
+    if secret:
+        mounts.append({"name": "secret", "mountPath": secret_mount, "readOnly": True})  # type: ignore[dict-item]
+    env = {"HOME": "/tmp", **request.env}  # noqa: S108
+    return {
+        "name": CONTAINER,
+        "image": request.image,
+        "imagePullPolicy": pull_policy,
+        "command": list(request.command),
+        "workingDir": WORK,
+        "env": [{"name": name, "value": value} for name, value in env.items()],
+        "resources": _resources(request),
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "terminationMessagePolicy": "File",
+        "volumeMounts": mounts,
+    }
+
+
+def _volumes(request: PodRequest, secret: str | None) -> list[dict[str, Any]]:
+    limit = {} if request.disk_mb is None else {"sizeLimit": f"{request.disk_mb}M"}
+    volumes: list[dict[str, Any]] = [
+        {"name": "work", "emptyDir": limit},
+        {"name": "tmp", "emptyDir": limit},
+    ]
+    if secret:
+        # readable through fsGroup, by nobody else
+        volumes.append({"name": "secret", "secret": {"secretName": secret, "defaultMode": 0o440}})
+    return volumes
+
+
+def _resources(request: PodRequest) -> dict[str, Any]:
+    requests = {"cpu": f"{max(1, math.ceil(request.cpu * 1000))}m"}
+    limits = {}
+    if request.memory_mb is not None:
+        requests["memory"] = limits["memory"] = f"{request.memory_mb}M"
+    if request.disk_mb is not None:
+        requests["ephemeral-storage"] = limits["ephemeral-storage"] = f"{request.disk_mb}M"
+    return {"requests": requests, "limits": limits} if limits else {"requests": requests}
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]

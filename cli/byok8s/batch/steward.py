@@ -1,0 +1,158 @@
+"""The run's housekeeping: finished pods, limits of waiting, pods that are slow to start."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+
+from byok8s.batch.book import Book, Job
+from byok8s.batch.client import ApiError, KubeClient
+from byok8s.batch.create import PROBE_SECONDS, Creators
+from byok8s.batch.ends import Cause
+from byok8s.batch.nodes import Nodes
+from byok8s.batch.pods import RunIdentity
+from byok8s.batch.waits import Wait
+from byok8s.batch.watch import PodWatch
+from byok8s.exceptions import Byok8sError
+
+TICK_SECONDS = 1.0
+COLLECT_SECONDS = 5.0
+FAILED_STAY_SECONDS = 60.0  # a failed pod's log can be read for as long
+SLOW_SECONDS = 20.0  # a container that takes longer to start is looked into
+LOOK_AGAIN_SECONDS = 30.0
+_log = logging.getLogger(__name__)
+
+
+class Steward:
+    """Looks after one run from a thread of its own, one tick a second."""
+
+    def __init__(
+        self, client: KubeClient, run: RunIdentity, book: Book, watch: PodWatch, creators: Creators
+    ) -> None:
+        self._client = client
+        self._run = run
+        self._book = book
+        self._watch = watch
+        self._creators = creators
+        self._nodes = Nodes(client)
+        self._pods = f"/api/v1/namespaces/{client.namespace}/pods"
+        self._versions: deque[tuple[float, str]] = deque()  # what was delivered by when
+        self._due: dict[str, float] = {}
+        self._looked: dict[str, float] = {}
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._loop, name="byok8s-steward", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    def _loop(self) -> None:
+        while not self._stop.wait(TICK_SECONDS):
+            try:
+                self._tick()
+            except Byok8sError as error:  # all of it is tried again
+                _log.debug("housekeeping: %s", error)
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        self._versions.append((now, self._watch.version))
+        while len(self._versions) > 1 and self._versions[1][0] <= now - FAILED_STAY_SECONDS:
+            self._versions.popleft()
+        if self._is_due("probe", PROBE_SECONDS):
+            self._creators.unpark()
+        self._size_up()
+        self._give_up()
+        self._look_into_slow_starts()
+        self._collect()
+
+    def _is_due(self, what: str, seconds: float) -> bool:
+        now = time.monotonic()
+        if now - self._due.get(what, 0.0) < seconds:
+            return False
+        self._due[what] = now
+        return True
+
+    def _collect(self) -> None:
+        """Delete ended pods, none before its end was read.
+
+        The collection is chosen as of a resourceVersion that our watch has passed, so that a pod
+        which ends at this moment is not part of it. Failed pods are chosen as of a minute ago.
+        """
+        if not self._is_due("collect", COLLECT_SECONDS):
+            return
+        if self._book.leftover(True):
+            self._delete_ended("Succeeded", self._watch.version)
+        at, version = self._versions[0]
+        old_enough = time.monotonic() - at >= FAILED_STAY_SECONDS
+        if old_enough and self._book.leftover(False, FAILED_STAY_SECONDS):
+            self._delete_ended("Failed", version)
+
+    def _delete_ended(self, phase: str, version: str) -> None:
+        try:
+            self._client.call(
+                "DELETE",
+                self._pods,
+                query={
+                    "labelSelector": self._run.selector,
+                    "fieldSelector": f"status.phase={phase}",
+                    "resourceVersion": version,
+                    "resourceVersionMatch": "Exact",
+                },
+            )
+        except ApiError as error:
+            if error.status != 410:  # the version was compacted away: the next one will do
+                raise
+
+    def _size_up(self) -> None:
+        """Say of unschedulable jobs whether any node could ever have them."""
+        jobs = [j for j in self._book.waiting() if j.wait and j.wait.limit == "unschedulable"]
+        if not jobs:
+            return
+        self._nodes.refresh()
+        if self._nodes.can_grow:
+            return
+        for job in jobs:
+            lack = self._nodes.too_large(job.request)
+            if lack:
+                message = f"No node is large enough for the pod: {lack}."
+                self._book.await_something(job, Wait(Cause.UNSCHEDULABLE, message, "too_large"))
+
+    def _give_up(self) -> None:
+        for job in self._book.expire():
+            if job.acknowledged:
+                self._creators.delete(job)
+
+    def _look_into_slow_starts(self) -> None:
+        """Ask for the events of one pod a tick whose container takes long to start."""
+        now = time.monotonic()
+        for job in self._book.waiting():
+            slow = job.placed is not None and now - job.placed > SLOW_SECONDS and not job.wait
+            if slow and now - self._looked.get(job.pod, 0.0) > LOOK_AGAIN_SECONDS:
+                self._looked[job.pod] = now
+                self._book.await_something(job, self._from_events(job))
+                return
+
+    def _from_events(self, job: Job) -> Wait | None:
+        answer = self._client.call(
+            "GET",
+            f"/api/v1/namespaces/{self._client.namespace}/events",
+            query={"fieldSelector": f"involvedObject.name={job.pod},type=Warning", "limit": 50},
+            patience=0.0,
+        )
+        for event in reversed(answer.get("items") or []):
+            said = " ".join(event.get("message", "").split())
+            if event.get("reason") in ("FailedMount", "FailedAttachVolume"):
+                return Wait(
+                    Cause.VOLUME, f"A volume of the pod cannot be mounted: {said}", "volume"
+                )
+            if event.get("reason") == "FailedCreatePodSandBox":
+                return Wait(
+                    Cause.CONFIG_ERROR,
+                    f"The node {job.node} cannot start the pod: {said}",
+                    "volume",
+                )
+        return None

@@ -1,0 +1,196 @@
+"""A Kubernetes batch system that knows no Snakemake."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from queue import Empty
+from typing import Any
+
+from byok8s.batch.book import Book, Job
+from byok8s.batch.client import ApiError, KubeClient
+from byok8s.batch.create import Creators
+from byok8s.batch.ends import Update
+from byok8s.batch.pace import TokenBucket
+from byok8s.batch.pods import CONTAINER, PodRequest, RunIdentity, manifest
+from byok8s.batch.record import RunRecord
+from byok8s.batch.steward import Steward
+from byok8s.batch.waits import Limits
+from byok8s.batch.watch import PodWatch
+
+
+class BatchSystem:
+    """Runs jobs as bare pods, all told of by one watch.
+
+    `secret_files` become a Secret that every pod sees read-only at `secret_mount`. `rate` pods a
+    second are created (0: no limit), `burst` at once, and at most `max_pods` live at a time.
+    `limits` says how long a job may wait for what; `grace_seconds` is what a job has between
+    SIGTERM and SIGKILL. Every `reconcile_seconds` the watch is checked against a list.
+    """
+
+    def __init__(
+        self,
+        client: KubeClient,
+        run: RunIdentity,
+        *,
+        secret_files: Mapping[str, str] | None = None,
+        secret_mount: str = "/var/run/byok8s",  # noqa: S107
+        image_pull_policy: str = "IfNotPresent",
+        rate: float = 20.0,
+        burst: int = 20,
+        threads: int = 12,
+        max_pods: int = 3000,
+        limits: Limits | None = None,
+        grace_seconds: int = 5,
+        reconcile_seconds: float = 300.0,
+    ) -> None:
+        self._client = client
+        self._run = run
+        self._secret_files = dict(secret_files or {})
+        self._secret_mount = secret_mount
+        self._pull_policy = image_pull_policy
+        self._grace = grace_seconds
+        self._pods = f"/api/v1/namespaces/{client.namespace}/pods"
+        self._record = RunRecord(client, run)
+        self._book = Book(run.name, limits or Limits())
+        self._watch = PodWatch(
+            client,
+            run.selector,
+            self._book.on_list,
+            self._book.on_event,
+            reconcile=reconcile_seconds,
+        )
+        self._creators = Creators(
+            client,
+            self._book,
+            self._build,
+            bucket=TokenBucket(rate, burst),
+            threads=threads,
+            max_pods=max_pods,
+        )
+        self._steward = Steward(client, run, self._book, self._watch, self._creators)
+        self._book.on_room = self._creators.unpark
+
+    def start(self) -> None:
+        """Make the run's ConfigMap and Secret and begin to watch. Raises ApiError."""
+        self._record.create(self._secret_files)
+        self._watch.start()
+        self._creators.start()
+        self._steward.start()
+
+    def issue(self, request: PodRequest) -> None:
+        """Have a job run; returns at once, what becomes of it comes as updates.
+
+        Raises ValueError when the same job was issued and has not ended.
+        """
+        job = self._book.add(request)
+        if job is not None:
+            self._creators.put(job)
+
+    def updates(self, timeout: float | None = None) -> Update | None:
+        """The next news, waiting for it `timeout` seconds (None: as long as it takes)."""
+        try:
+            return self._book.updates.get(timeout=timeout)
+        except Empty:
+            return None
+
+    def issued(self) -> list[str]:
+        """The ids of all jobs that have neither ended nor been killed."""
+        return self._book.issued()
+
+    def running(self) -> dict[str, float]:
+        """For each job whose container runs, for how many seconds it has."""
+        return self._book.running()
+
+    def kill(self, ids: Iterable[str], deadline: float = 30.0) -> list[str]:
+        """Delete the pods of jobs, of which no update comes any more.
+
+        Waits at most `deadline` seconds until they are gone and returns the names of the pods
+        that are still terminating. An unknown id is no error.
+        """
+        until = time.monotonic() + deadline
+        jobs = self._book.kill(ids)
+        made = [job for job in jobs if job.acknowledged is not None]
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda job: self._delete(job, deadline), made))
+        with self._book.changed:
+            self._book.changed.wait_for(
+                lambda: not any(map(self._book.exists, made)), until - time.monotonic()
+            )
+        return [job.pod for job in made if self._book.exists(job)]
+
+    def logs(self, job_id: str, tail_lines: int | None = None) -> str:
+        """What the job's container wrote; "" when it has not started or is gone."""
+        job = self._book.find(job_id)
+        query: dict[str, Any] = {"container": CONTAINER}
+        if tail_lines is not None:
+            query["tailLines"] = tail_lines
+        if job is None:
+            return ""
+        try:
+            return self._client.text(f"{self._pods}/{job.pod}/log", **query)
+        except ApiError as error:
+            if error.status in (400, 404):
+                return ""
+            raise
+
+    def refresh_secret(self, files: Mapping[str, str]) -> None:
+        """Replace the Secret's files; running pods see them within about a minute."""
+        self._record.put_secret(files)
+
+    def shutdown(self, *, keep_record: bool = False, deadline: float = 10.0) -> list[str]:
+        """Delete the run's pods, its Secret and, unless `keep_record`, its ConfigMap.
+
+        Takes at most about `deadline` seconds; returns the names of what remains.
+        """
+        until = time.monotonic() + deadline
+        self._steward.stop()
+        self._creators.stop(timeout=min(2.0, deadline / 4))
+        self._watch.stop()
+        # The ConfigMap goes first: the cluster then removes the rest even if we are killed here
+        remaining = self._record.delete(keep_config_map=keep_record, patience=deadline / 4)
+        return remaining + self._delete_all(until)
+
+    def _delete_all(self, until: float) -> list[str]:
+        """Delete every pod of the run; returns the names of those that are left at `until`."""
+        left = ["pods of the run (the API server could not be asked)"]
+        asked = False
+        while True:
+            with contextlib.suppress(ApiError):
+                if not asked:
+                    self._call_until("DELETE", until, {"gracePeriodSeconds": min(2, self._grace)})
+                    asked = True
+                answer = self._call_until("GET", until, None)
+                left = [f"pods/{pod['metadata']['name']}" for pod in answer.get("items") or ()]
+            if (asked and not left) or time.monotonic() >= until:
+                return left
+            time.sleep(0.2)
+
+    def _call_until(self, verb: str, until: float, body: Any) -> dict[str, Any]:
+        seconds = max(0.5, until - time.monotonic())
+        return self._client.call(
+            verb,
+            self._pods,
+            query={"labelSelector": self._run.selector},
+            body=body,
+            patience=0.0,
+            timeout=seconds,
+            connect=seconds,
+        )
+
+    def _delete(self, job: Job, patience: float) -> None:
+        with contextlib.suppress(ApiError):  # what is still there is told by its name
+            self._creators.delete(job, patience=patience)
+
+    def _build(self, job: Job) -> dict[str, Any]:
+        return manifest(
+            self._run,
+            job.request,
+            owner=self._record.owner,
+            secret=self._record.secret,
+            secret_mount=self._secret_mount,
+            pull_policy=self._pull_policy,
+            grace_seconds=self._grace,
+        )

@@ -1,0 +1,109 @@
+"""Reads what a pod that does not run yet is waiting for, and how long that may take."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from byok8s.batch.ends import Cause, Pod
+
+_PULL = ("ErrImagePull", "ImagePullBackOff", "ImageInspectError", "RegistryUnavailable")
+_CONFIG = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
+# What registries say of an image that will not appear by waiting
+_ABSENT = re.compile(
+    r"not found|manifest unknown|does not exist|access denied|unauthorized|forbidden|"
+    r"no such host|name unknown",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How long, in seconds, a job may wait for each thing before it fails; None: for ever."""
+
+    invalid: float | None = 0.0  # an image name that can never be right
+    image: float | None = 600.0
+    image_absent: float | None = 30.0  # the registry says that there is no such image
+    config: float | None = 60.0
+    volume: float | None = 300.0
+    unschedulable: float | None = None  # a busy cluster is no failure
+    too_large: float | None = 60.0  # larger than any node, where no node can be added
+    queue: float | None = None  # Kueue or a ResourceQuota holds it back
+
+
+@dataclass(frozen=True)
+class Wait:
+    """What a pod waits for: one sentence, and which field of `Limits` holds."""
+
+    cause: Cause
+    message: str
+    limit: str
+
+
+def wait_of(pod: Pod) -> Wait | None:
+    """What a pending pod is known to wait for; None when nothing is known to be wrong."""
+    status = pod.get("status", {})
+    if status.get("phase") not in (None, "Pending"):
+        return None
+    statuses = [
+        *(status.get("initContainerStatuses") or ()),
+        *(status.get("containerStatuses") or ()),
+    ]
+    for container in statuses:
+        waiting = container.get("state", {}).get("waiting")
+        found = waiting and _of_container(container, waiting)
+        if found:
+            return found
+    for condition in status.get("conditions") or ():
+        if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
+            return _unscheduled(condition)
+    return None
+
+
+def _of_container(container: Mapping[str, Any], waiting: Mapping[str, Any]) -> Wait | None:
+    reason, said = waiting.get("reason", ""), _short(waiting.get("message", ""))
+    image = container.get("image", "?")
+    if reason == "InvalidImageName":
+        return Wait(
+            Cause.INVALID_IMAGE,
+            f"'{image}' is not a valid image name; correct it (--image).",
+            "invalid",
+        )
+    if reason == "ErrImageNeverPull":
+        return Wait(
+            Cause.IMAGE_PULL,
+            f"The image '{image}' is not on the node and may not be pulled; load it into the "
+            "cluster first.",
+            "invalid",
+        )
+    if reason in _PULL:
+        limit = "image_absent" if _ABSENT.search(said) else "image"
+        return Wait(
+            Cause.IMAGE_PULL,
+            f"The image '{image}' cannot be pulled; check its name and the registry's "
+            f"credentials: {said}",
+            limit,
+        )
+    if reason in _CONFIG:
+        return Wait(
+            Cause.CONFIG_ERROR,
+            f"The container cannot be made ({reason}); correct what it names: {said}",
+            "config",
+        )
+    return None
+
+
+def _unscheduled(condition: Mapping[str, Any]) -> Wait:
+    said = _short(condition.get("message", ""))
+    if condition.get("reason") == "SchedulingGated":
+        return Wait(
+            Cause.UNSCHEDULABLE, f"The pod waits for its queue to admit it: {said}", "queue"
+        )
+    return Wait(Cause.UNSCHEDULABLE, f"No node has room for the pod now: {said}", "unschedulable")
+
+
+def _short(text: str, longest: int = 400) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= longest else f"{line[: longest - 1]}…"
