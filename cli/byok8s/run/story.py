@@ -1,0 +1,228 @@
+"""The story of one run: look up and check, plan, execute, report, leave nothing behind."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import secrets
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from byok8s.exceptions import Interrupted, SettingsError, WorkflowFailed
+from byok8s.progress import Reporter, elapsed
+from byok8s.run.display import Display
+from byok8s.run.interrupts import Interrupts
+from byok8s.run.preflight import Ready, preflight
+from byok8s.settings import RunSettings
+
+if TYPE_CHECKING:
+    from byok8s.workflow.api import Parts, Plan
+    from byok8s.workflow.bucket import WorkflowBucket
+    from byok8s.workflow.session import Session
+
+# More would burden a namespace: Kubernetes' scalability thresholds name 3,000 pods in one
+# (https://github.com/kubernetes/community/blob/master/sig-scalability/configs-and-limits/thresholds.md)
+MAX_PODS = 1000
+PRIVATE = Path(".snakemake/byok8s")  # ours in the working directory
+
+
+def run_workflow(settings: RunSettings, report: Reporter) -> None:
+    """Run one workflow, from its files to its results.
+
+    Raises SettingsError and EnvironmentNotReady before anything was submitted, WorkflowFailed
+    when jobs failed, Interrupted after a signal; what the run made in the cluster is gone then.
+    """
+    began = time.monotonic()
+    with report.step("Checking the files, the cluster and the bucket"):
+        ready = preflight(settings)
+    display = Display()
+    display.note(_headline(settings, ready))
+    with _one_run_at_a_time(), _aws_environment(ready):
+        targets = _execute(settings, ready, display)
+    if not settings.dry_run:
+        display.note(_conclusion(ready, targets, display, time.monotonic() - began))
+
+
+def _execute(settings: RunSettings, ready: Ready, display: Display) -> tuple[str, ...]:
+    from byok8s.workflow import api
+    from byok8s.workflow.bucket import WorkflowBucket
+
+    bucket = WorkflowBucket.of(ready.s3, ready.account) if ready.s3 and ready.account else None
+    plan = _plan(settings, ready)
+    session = None if settings.local else _session(ready, bucket, display, plan.configfile)
+    parts = api.Parts(listener=display, session=session)
+    if bucket is not None:
+        bucket.equip(parts)
+    name = session.run.name if session else ""
+    with Interrupts(f"Remove what is left with: kubectl delete cm {name}") as interrupts:
+        if session is not None:
+            session.on_open = interrupts.arm
+        try:
+            with display.shown():
+                targets = api.execute(plan, parts)
+            if bucket is not None and settings.download and not settings.dry_run:
+                count = bucket.download(targets, Path.cwd())
+                display.note(f"Downloaded {count} file{'s' * (count != 1)} of the targets")
+            return targets
+        except (KeyboardInterrupt, WorkflowFailed, SettingsError) as error:
+            if interrupts.received:
+                raise Interrupted("Interrupted; the run's pods were removed.") from error
+            raise _failed(display, error) from error
+        finally:
+            _leave(session, bucket, display)
+            if bucket is not None and settings.dry_run and (pending := bucket.pending()):
+                display.note(f"Would upload {pending} changed input files")
+
+
+def _leave(session: Session | None, bucket: WorkflowBucket | None, display: Display) -> None:
+    """Remove the run's objects from the cluster and write what is still in memory."""
+    try:
+        if bucket is not None:
+            bucket.close()
+    finally:
+        remains = session.close() if session is not None else []
+        if remains:
+            display.warn(
+                f"Could not remove {', '.join(remains)} in time; remove with: "
+                f"kubectl delete {' '.join(remains)}"
+            )
+
+
+def _plan(settings: RunSettings, ready: Ready) -> Plan:
+    from byok8s.workflow.api import Plan
+
+    PRIVATE.mkdir(parents=True, exist_ok=True)
+    configfile = Path.cwd() / PRIVATE / "params.json"
+    configfile.write_text(json.dumps(dict(ready.files.config), indent=1))
+    return Plan(
+        snakefile=ready.files.snakefile,
+        configfile=configfile,
+        targets=ready.files.targets,
+        force=settings.force,
+        dry_run=settings.dry_run,
+        keep_going=settings.keep_going,
+        retries=settings.retries,
+        jobs=settings.jobs or (os.cpu_count() or 1 if settings.local else MAX_PODS),
+        storage_prefix=str(ready.s3.location) if ready.s3 else None,
+        verbose=settings.debug,
+    )
+
+
+def _session(
+    ready: Ready, bucket: WorkflowBucket | None, display: Display, configfile: Path
+) -> Session:
+    from byok8s.batch import RunIdentity
+    from byok8s.workflow.session import Session
+
+    assert bucket is not None and ready.client is not None and ready.account is not None  # noqa: S101
+    account = ready.account
+    return Session(
+        client=ready.client,
+        run=RunIdentity(name=run_name(ready.files.workflow.stem), owner=_owner()),
+        s3=bucket.s3,
+        objects=bucket.objects,
+        credentials=lambda: account.current().as_ini(),
+        image=ready.image,
+        listener=display,
+        workdir=Path.cwd(),
+        configfile=configfile,
+        inputs=bucket.inputs,
+    )
+
+
+def run_name(workflow: str) -> str:
+    """A name for a run: what it runs, when, and four random letters; at most 40 characters."""
+    stem = re.sub(r"[^a-z0-9]+", "-", workflow.lower()).strip("-")[:18].strip("-") or "run"
+    return f"{stem}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+
+
+def _owner() -> str:
+    import getpass
+
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a user id without a name, as in containers
+        return f"uid-{os.getuid()}"
+
+
+@contextlib.contextmanager
+def _one_run_at_a_time() -> Iterator[None]:
+    """Refuse a second run in this folder; the lock ends with the process, however it ends."""
+    PRIVATE.mkdir(parents=True, exist_ok=True)
+    with open(PRIVATE / "lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SettingsError(
+                f"Another byok8s runs in {Path.cwd()}; wait for its end or stop it."
+            ) from None
+        yield
+
+
+@contextlib.contextmanager
+def _aws_environment(ready: Ready) -> Iterator[None]:
+    """Let Snakemake's own subprocesses on this machine (local rules) reach the bucket.
+
+    By environment, which other users cannot read, never by arguments or files.
+    """
+    if ready.s3 is None or ready.account is None:
+        yield
+        return
+    keys = ready.account.current()
+    wanted = {
+        "AWS_ACCESS_KEY_ID": keys.access_key,
+        "AWS_SECRET_ACCESS_KEY": keys.secret_key,
+        "AWS_SESSION_TOKEN": keys.session_token,
+        "AWS_ENDPOINT_URL_S3": ready.s3.endpoint_url,
+        "AWS_REGION": ready.s3.region,
+    }
+    before = {name: os.environ.get(name) for name in wanted}
+    _set_environment(wanted)
+    try:
+        yield
+    finally:
+        _set_environment(before)
+
+
+def _set_environment(values: dict[str, Any]) -> None:
+    for name, value in values.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
+def _headline(settings: RunSettings, ready: Ready) -> str:
+    what = f"{ready.files.workflow.name} with {ready.files.params.name}"
+    where = "on this machine"
+    if ready.client is not None:
+        where = f"on {ready.client.context}, namespace {ready.client.namespace}"
+    files = f", files in {ready.s3.location}" if ready.s3 else ""
+    return f"{'Dry run of ' if settings.dry_run else ''}{what} {where}{files}"
+
+
+def _conclusion(
+    ready: Ready, targets: tuple[str, ...], display: Display, seconds: float
+) -> str:
+    shown = ", ".join(targets[:3]) + (f" and {len(targets) - 3} more" if len(targets) > 3 else "")
+    where = f" in {ready.s3.location}" if ready.s3 else ""
+    if not display.total:
+        return f"Nothing to be done: {shown or 'the target'} is up to date{where}"
+    jobs = f"{display.total} job{'s' * (display.total != 1)}"
+    return f"Done: {jobs} in {elapsed(seconds)}{f'; {shown}{where}' if shown else ''}"
+
+
+def _failed(display: Display, error: BaseException) -> BaseException:
+    """A failed workflow names its failed jobs; other errors stay what they are."""
+    if not isinstance(error, WorkflowFailed) or not display.failures:
+        return error
+    names = [str(failure.job) for failure in display.failures]
+    shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    count = f"{len(names)} job{'s' * (len(names) != 1)} failed"
+    return WorkflowFailed(f"{count}: {shown}; the reasons stand above.")

@@ -1,0 +1,174 @@
+"""Run one job in a pod: `python3 -m byok8s.worker`."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from collections import deque
+from pathlib import Path
+from typing import IO, Any
+
+from byok8s.worker.s3 import open_store
+from byok8s.worker.spec import (
+    CREDENTIALS_FILE,
+    ENVIRONMENT_FILE,
+    JOB_VARIABLE,
+    S3_VARIABLE,
+    STAGING_FAILED,
+    STORED_VARIABLE,
+    TERMINATION_LIMIT,
+    TERMINATION_LOG,
+    Bucket,
+    JobSpec,
+    Result,
+)
+
+_TAIL_LINES = 20
+_TAIL_BYTES = 2000
+# How Snakemake tells a shell command's exit code (subprocess.CalledProcessError)
+_EXIT_STATUS = re.compile(r"returned non-zero exit status (-?\d+)|died with <?Signals\.(SIG\w+)")
+
+
+def main() -> int:
+    """Do the job that the environment names; return the pod's exit code."""
+    bucket = Bucket.loads(os.environ[S3_VARIABLE])
+    credentials = CREDENTIALS_FILE if os.path.exists(CREDENTIALS_FILE) else None
+    store = open_store(bucket.bucket, bucket.endpoint_url, bucket.region, credentials)
+    spec = load_spec(store)
+    try:
+        unpack_sources(store, spec)
+    except Exception as error:
+        text = f"The workflow's sources could not be fetched from the bucket: {error}"
+        print(text, flush=True)
+        report(store, spec, Result(STAGING_FAILED, error=text))
+        return STAGING_FAILED
+    result = run(spec)
+    try:
+        store.put(spec.log_key, Path("/tmp/byok8s.log"))  # noqa: S108 (the pod's own /tmp)
+    except Exception as error:  # the job's outcome counts more than its log
+        print(f"The log could not be kept in the bucket: {error}", flush=True)
+    report(store, spec, result)
+    return result.exit_code
+
+
+def load_spec(store: Any) -> JobSpec:
+    """The job, from the environment or, where it is too long for that, from the bucket."""
+    text = os.environ[JOB_VARIABLE]
+    if text.startswith("key:"):
+        text = bytes(store.get(text.removeprefix("key:")).bytes()).decode()
+    return JobSpec.loads(text)
+
+
+def unpack_sources(store: Any, spec: JobSpec) -> None:
+    """Fetch the source archive and unpack it here; ValueError when it is not the right one."""
+    data = bytes(store.get(spec.sources_key).bytes())
+    if hashlib.sha256(data).hexdigest() != spec.sources_sha256:
+        raise ValueError(f"{spec.sources_key} is not what was uploaded")
+    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+        archive.extractall(".", filter="data")
+    Path(spec.workdir).mkdir(parents=True, exist_ok=True)
+
+
+def run(spec: JobSpec) -> Result:
+    """Run the job's command; its output goes to the pod's log and to a file."""
+    stored = Path("/tmp/byok8s.stored")  # noqa: S108 (the pod's own /tmp)
+    environment = {**os.environ, **user_environment(), STORED_VARIABLE: str(stored)}
+    environment.pop(JOB_VARIABLE)
+    began = time.monotonic()
+    with (
+        open("/tmp/byok8s.log", "wb") as log,  # noqa: S108
+        subprocess.Popen(
+            [sys.executable, *spec.argv],
+            cwd=spec.workdir,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        ) as process,
+    ):
+        signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+        assert process.stdout is not None
+        lines = tee(process.stdout, log)
+        code = process.wait()
+    output = b"".join(lines).decode(errors="replace")
+    failed = code != 0
+    return Result(
+        exit_code=code if code >= 0 else 128 - code,
+        command_exit=command_exit(output) if failed else None,
+        seconds=round(time.monotonic() - began, 3),
+        tail=(rule_log_tail(spec) or output) if failed else "",
+        stored=read_stored(stored),
+    )
+
+
+def tee(source: IO[bytes], log: IO[bytes]) -> deque[bytes]:
+    """Copy lines to standard output and to the log; return the last ones."""
+    last: deque[bytes] = deque(maxlen=2 * _TAIL_LINES)
+    for line in source:
+        sys.stdout.buffer.write(line)
+        sys.stdout.buffer.flush()
+        log.write(line)
+        last.append(line)
+    return last
+
+
+def command_exit(output: str) -> int | None:
+    """The exit code of the user's command as Snakemake reports it, if it does."""
+    found = _EXIT_STATUS.findall(output)
+    if not found:
+        return None
+    code, name = found[-1]
+    if name:
+        return 128 + int(getattr(signal, name, 0))
+    return int(code) if int(code) >= 0 else 128 - int(code)
+
+
+def rule_log_tail(spec: JobSpec) -> str:
+    """The end of the rule's own `log:` files."""
+    parts = []
+    for name in spec.rule_logs:
+        path = Path(spec.workdir, name)
+        if path.is_file() and path.stat().st_size:
+            with open(path, "rb") as file:
+                file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
+                parts.append(file.read().decode(errors="replace"))
+    return "\n".join(parts)
+
+
+def user_environment() -> dict[str, str]:
+    """The variables that the Snakefile asks for with `envvars:`; they may be secret."""
+    try:
+        variables: dict[str, str] = json.loads(Path(ENVIRONMENT_FILE).read_text())
+    except FileNotFoundError:
+        return {}
+    return variables
+
+
+def read_stored(path: Path) -> list[tuple[str, int, float, str]]:
+    """What the storage provider says it has uploaded."""
+    if not path.exists():
+        return []
+    return [tuple(json.loads(line)) for line in path.read_text().splitlines()]
+
+
+def report(store: Any, spec: JobSpec, result: Result) -> None:
+    """Leave the result in the termination message, or in the bucket when it is too long."""
+    lines = result.tail.rstrip().splitlines()[-_TAIL_LINES:]
+    result.tail = "\n".join(lines).encode()[-_TAIL_BYTES:].decode(errors="replace")
+    text = result.dumps()
+    if len(text.encode()) > TERMINATION_LIMIT:
+        store.put(spec.result_key, text.encode())
+        text = f"key:{spec.result_key}"
+    Path(TERMINATION_LOG).write_text(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,82 @@
+"""The words that the leader and a worker exchange, as JSON in a pod's environment."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+
+JOB_VARIABLE = "BYOK8S_JOB"
+S3_VARIABLE = "BYOK8S_S3"
+STORED_VARIABLE = "BYOK8S_STORED"  # file to which the storage provider adds a line per upload
+SECRET_FOLDER = "/var/run/byok8s"  # noqa: S105 (a path, not a secret)
+CREDENTIALS_FILE = f"{SECRET_FOLDER}/credentials"  # AWS INI format, profile "default"
+ENVIRONMENT_FILE = f"{SECRET_FOLDER}/environment"  # JSON object: the Snakefile's `envvars:`
+TERMINATION_LOG = "/dev/termination-log"
+# https://kubernetes.io/docs/tasks/debug/debug-application/determine-reason-pod-failure/
+TERMINATION_LIMIT = 4096  # bytes, for all containers of a pod; more is cut by the kubelet
+
+STAGING_FAILED = 113  # exit code: byok8s could not prepare or report the job
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Where the bucket is; never with credentials."""
+
+    bucket: str
+    endpoint_url: str | None = None
+    region: str | None = None
+
+    def dumps(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def loads(cls, text: str) -> Bucket:
+        return cls(**json.loads(text))
+
+
+@dataclass(frozen=True)
+class JobSpec:
+    """One job: unpack the sources, run Snakemake for the job, keep the log."""
+
+    sources_key: str
+    sources_sha256: str
+    workdir: str  # within the unpacked sources
+    argv: tuple[str, ...]  # of the Python interpreter
+    log_key: str
+    result_key: str  # for results that exceed the termination message
+    rule_logs: tuple[str, ...] = ()  # paths below workdir: the rule's `log:` files
+
+    def dumps(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def loads(cls, text: str) -> JobSpec:
+        fields = json.loads(text)
+        return cls(
+            **{
+                name: tuple(value) if isinstance(value, list) else value
+                for name, value in fields.items()
+            }
+        )
+
+
+@dataclass
+class Result:
+    """How a job went."""
+
+    exit_code: int
+    command_exit: int | None = None  # of the user's command, when it was one that failed
+    error: str = ""  # a sentence, when byok8s itself could not go on
+    seconds: float = 0.0  # wall time of the job without staging the sources
+    tail: str = ""  # last lines of the rule's log or of the output
+    # key, size in bytes, mtime in epoch seconds, etag of each object that was stored
+    stored: list[tuple[str, int, float, str]] = field(default_factory=list)
+
+    def dumps(self) -> str:
+        return json.dumps(asdict(self), ensure_ascii=False)
+
+    @classmethod
+    def loads(cls, text: str) -> Result:
+        fields = json.loads(text)
+        fields["stored"] = [tuple(row) for row in fields.get("stored", [])]
+        return cls(**fields)

@@ -1,0 +1,236 @@
+"""The one call of Snakemake's API; the only file that changes when that API does."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from byok8s.exceptions import Byok8sError, SettingsError, WorkflowFailed
+from byok8s.workflow.events import EventHandler, Listener
+
+if TYPE_CHECKING:
+    from byok8s.workflow.globbing import BucketGlob
+    from byok8s.workflow.persistence import RecordLog
+    from byok8s.workflow.session import Session
+
+PROVIDER = "byok8s"  # snakemake_storage_plugin_byok8s
+# The largest value that stands for "no limit" in Snakemake's scheduler
+UNLIMITED = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What Snakemake is asked to do."""
+
+    snakefile: Path
+    configfile: Path  # the params as JSON, below the working directory
+    targets: tuple[str, ...] = ()
+    force: bool = False
+    dry_run: bool = False
+    keep_going: bool = False
+    retries: int = 0
+    jobs: int | None = None  # pods, or cores of this machine, at once
+    storage_prefix: str | None = None  # s3://BUCKET/PREFIX; None: plain files here
+    verbose: bool = False
+
+
+@dataclass
+class Parts:
+    """What a run brings along: hooks that replace parts of Snakemake."""
+
+    listener: Listener
+    session: Session | None = None  # None: jobs run on this machine
+    records: RecordLog | None = None
+    glob: BucketGlob | None = None
+    on_parsed: Callable[[Callable[[str], bool]], None] = lambda producible: None
+
+
+def execute(plan: Plan, parts: Parts) -> tuple[str, ...]:
+    """Plan and run the workflow; returns the targets' paths, as the Snakefile writes them.
+
+    Raises SettingsError when the Snakefile or the plan is at fault and nothing was run, and
+    WorkflowFailed when jobs failed.
+    """
+    from snakemake.api import SnakemakeApi
+    from snakemake.logging import logger
+
+    handler = EventHandler(parts.listener)
+    with SnakemakeApi(_output_settings(plan)) as api:
+        _replace_stream_handler(logger, handler, keep=plan.verbose or plan.dry_run)
+        try:
+            workflow_api = _workflow_api(api, plan)
+            workflow = _parsed_workflow(workflow_api, plan, parts)
+            _execute(workflow_api, plan, parts)
+        except Byok8sError:
+            raise
+        except Exception as error:
+            api.print_exception(error)
+            raise _as_ours(error, handler, parts) from error
+        return _targets(workflow)
+
+
+def _output_settings(plan: Plan) -> Any:
+    from snakemake.settings.types import OutputSettings
+
+    return OutputSettings(
+        dryrun=plan.dry_run,
+        printshellcmds=True,
+        verbose=plan.verbose,
+        stdout=plan.dry_run,
+        nocolor=not os.isatty(1),
+    )
+
+
+def _workflow_api(api: Any, plan: Plan) -> Any:
+    from snakemake.resources import Resources
+    from snakemake.settings.types import (
+        ConfigSettings,
+        DeploymentSettings,
+        ResourceSettings,
+        StorageSettings,
+        WorkflowSettings,
+    )
+
+    storage: dict[str, Any] = {}
+    if plan.storage_prefix is not None:
+        storage = {
+            "default_storage_provider": PROVIDER,
+            "default_storage_prefix": plan.storage_prefix,
+        }
+    return api.workflow(
+        snakefile=plan.snakefile,
+        config_settings=ConfigSettings(configfiles=[plan.configfile]),
+        resource_settings=ResourceSettings(
+            nodes=plan.jobs or UNLIMITED,
+            cores=plan.jobs or os.cpu_count() or 1,
+            # explicit: Snakemake's own "full" set would ask for 50 GB of disk (snakemake#4205)
+            default_resources=Resources.from_mapping({"tmpdir": "system_tmpdir"}),
+        ),
+        storage_settings=StorageSettings(**storage),
+        workflow_settings=WorkflowSettings(),
+        deployment_settings=DeploymentSettings(),
+        storage_provider_settings=_storage_provider_settings(plan),
+    )
+
+
+def _storage_provider_settings(plan: Plan) -> dict[str, Any]:
+    if plan.storage_prefix is None:
+        return {}
+    from snakemake_interface_common.plugin_registry.plugin import TaggedSettings
+    from snakemake_interface_storage_plugins.registry import StoragePluginRegistry
+
+    tagged = TaggedSettings()
+    plugin = StoragePluginRegistry().get_plugin(PROVIDER)
+    if plugin.settings_cls is not None:
+        tagged.register_settings(plugin.settings_cls())
+    return {PROVIDER: tagged}
+
+
+def _parsed_workflow(workflow_api: Any, plan: Plan, parts: Parts) -> Any:
+    """Read the Snakefile, as WorkflowApi._workflow does, with our parts in place."""
+    import snakemake.workflow
+    from snakemake.jobs import Job
+
+    if parts.glob is not None:
+        snakemake.workflow.glob_wildcards = parts.glob
+    # Scripts are compared by content (provenance.script_code): on another machine, or after a
+    # checkout, their modification time would re-run everything.
+    Job.outputs_older_than_script_or_notebook = _none
+    workflow = workflow_api._get_workflow()
+    workflow_api._workflow_store = workflow
+    workflow.include(workflow_api.snakefile, overwrite_default_target=True)
+    workflow.check()
+    if parts.glob is not None:
+        parts.glob.write_record()
+    _replace_persistence(workflow, parts.records)
+    if plan.storage_prefix is not None:
+        parts.on_parsed(lambda path: _producible(workflow, path))
+    return workflow
+
+
+def _replace_persistence(workflow: Any, records: RecordLog | None) -> None:
+    """Let the DAG find provenance in the bucket instead of in the working directory."""
+    from byok8s.workflow.persistence import BucketPersistence, LocalPersistence
+
+    prepare = workflow._prepare_dag
+
+    def prepare_dag(*args: Any, **kwargs: Any) -> None:
+        prepare(*args, **kwargs)
+        made = {"dag": workflow._dag, "shadow_prefix": kwargs.get("shadow_prefix")}
+        workflow._persistence = (
+            LocalPersistence(**made) if records is None else BucketPersistence(records, **made)
+        )
+
+    workflow._prepare_dag = prepare_dag
+
+
+def _producible(workflow: Any, path: str) -> bool:
+    """Whether a rule can make a path, or a folder that it lies in."""
+    paths = [path, *map(str, Path(path).parents)][:-1]
+    stored = [workflow.modifier.path_modifier.apply_default_storage(p) for p in paths]
+    return any(rule.is_producer(candidate) for rule in workflow.rules for candidate in stored)
+
+
+def _execute(workflow_api: Any, plan: Plan, parts: Parts) -> None:
+    from snakemake.scheduling.greedy import SchedulerSettings as Greedy
+    from snakemake.settings.types import (
+        DAGSettings,
+        ExecutionSettings,
+        RemoteExecutionSettings,
+        SchedulingSettings,
+    )
+
+    executor, settings = "local", None
+    if parts.session is not None:
+        from byok8s.workflow.executor import SessionSettings
+
+        executor, settings = "byok8s", SessionSettings(session=parts.session)
+    dag = workflow_api.dag(
+        DAGSettings(targets=frozenset(plan.targets), forceall=plan.force, force_incomplete=True)
+    )
+    dag.execute_workflow(
+        executor=executor,
+        executor_settings=settings,
+        pseudo_executor="dryrun" if plan.dry_run else None,
+        execution_settings=ExecutionSettings(
+            keep_going=plan.keep_going, retries=plan.retries, lock=parts.records is None
+        ),
+        scheduling_settings=SchedulingSettings(scheduler="greedy"),
+        scheduler_settings=Greedy(),
+        remote_execution_settings=RemoteExecutionSettings(job_deploy_sources=False),
+    )
+
+
+def _targets(workflow: Any) -> tuple[str, ...]:
+    """Paths of the targets, as the Snakefile writes them."""
+    prefix = workflow.storage_settings.default_storage_prefix
+    paths = []
+    for job in workflow.dag.targetjobs:
+        for file in job.output or job.input:
+            query = str(file.storage_object.query) if file.is_storage else str(file)
+            paths.append(query.removeprefix(prefix or "").lstrip("/") if prefix else query)
+    return tuple(dict.fromkeys(paths))
+
+
+def _as_ours(error: Exception, handler: EventHandler, parts: Parts) -> Byok8sError:
+    """The user's mistake (exit 2) as long as nothing was submitted, else a failed workflow."""
+    text = "\n".join(handler.errors).strip() or str(error)
+    return WorkflowFailed(text) if handler.jobs_started else SettingsError(text)
+
+
+def _replace_stream_handler(logger: Any, handler: EventHandler, *, keep: bool) -> None:
+    """Snakemake's own lines go to its log file; a person sees ours."""
+    if not keep:
+        for old in list(logger.handlers):
+            if old.name == "DefaultStreamHandler":
+                logger.removeHandler(old)
+    logger.addHandler(handler)
+
+
+async def _none(job: Any) -> Any:
+    """An asynchronous generator of nothing."""
+    for nothing in ():
+        yield nothing

@@ -1,0 +1,86 @@
+"""What a run tells the one who watches it, free of Snakemake's and Kubernetes's own types."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True)
+class JobName:
+    """A Snakemake job as a person knows it."""
+
+    rule: str
+    wildcards: Mapping[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        if not self.wildcards:
+            return self.rule
+        return f"{self.rule} ({', '.join(f'{k}={v}' for k, v in self.wildcards.items())})"
+
+
+@dataclass(frozen=True)
+class JobFailure:
+    """Why a job failed, and where to read more."""
+
+    job: JobName
+    reason: str  # one sentence
+    tail: str = ""  # last lines of its log
+    log: str = ""  # where the whole log is
+    will_retry: bool = False
+
+
+class Listener(Protocol):
+    """Receives a run's events, from several threads."""
+
+    def planned(self, counts: Mapping[str, int]) -> None:
+        """Jobs to run by rule, before the first is submitted."""
+
+    def submitted(self, job: JobName) -> None: ...
+    def started(self, job: JobName) -> None:
+        """The job's pod runs."""
+
+    def waiting(self, job: JobName, reason: str) -> None:
+        """The job's pod cannot start yet; one sentence why."""
+
+    def ended(self, job: JobName, failure: JobFailure | None) -> None: ...
+    def progress(self, done: int, total: int) -> None: ...
+    def note(self, text: str) -> None: ...
+    def warn(self, text: str) -> None: ...
+
+
+class EventHandler(logging.Handler):
+    """Turns Snakemake's log records into a listener's events; keeps error texts."""
+
+    def __init__(self, listener: Listener) -> None:
+        super().__init__(logging.INFO)
+        self._listener = listener
+        self.errors: list[str] = []
+        self.jobs_started = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        event = str(getattr(record, "event", None) or "")
+        if event == "run_info":
+            counts = dict(record.__dict__["stats"])
+            counts.pop("total", None)
+            self._listener.planned(counts)
+        elif event == "progress":
+            self._listener.progress(record.__dict__["done"], record.__dict__["total"])
+        elif event == "job_started":
+            self.jobs_started = True
+        elif event in ("job_error", "group_error"):
+            self._job_error(record.__dict__)
+        elif record.levelno >= logging.ERROR:
+            self.errors.append(record.getMessage())
+        elif record.levelno == logging.WARNING and not event:
+            self._listener.warn(record.getMessage())
+
+    def _job_error(self, fields: Mapping[str, Any]) -> None:
+        """Jobs of the cluster are told by the executor, which knows more; these ran here."""
+        if "external_jobid" in (fields.get("aux") or {}):
+            return
+        job = JobName(str(fields.get("rule_name") or fields.get("groupid") or "?"))
+        reason = str(fields.get("rule_msg") or "it failed on this machine, where it runs locally")
+        self._listener.ended(job, JobFailure(job, reason, log=" ".join(fields.get("log") or [])))

@@ -1,0 +1,252 @@
+"""The Snakemake executor: hands jobs to the batch system and tells Snakemake how they end."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
+from snakemake_interface_executor_plugins.executors.real import RealExecutor
+from snakemake_interface_executor_plugins.settings import (
+    CommonSettings,
+    ExecMode,
+    ExecutorSettingsBase,
+)
+
+from byok8s.worker.spec import JOB_VARIABLE, S3_VARIABLE, Bucket, JobSpec, Result
+from byok8s.workflow.events import JobFailure, JobName, Listener
+
+if TYPE_CHECKING:
+    from byok8s.batch import BatchSystem, PodRequest, Update
+    from byok8s.settings import S3Settings
+    from byok8s.workflow.session import Session
+
+common_settings = CommonSettings(
+    non_local_exec=True,
+    implies_no_shared_fs=True,
+    # byok8s packs and uploads the sources itself: Snakemake's way costs every pod a second start
+    job_deploy_sources=False,
+    pass_default_storage_provider_args=True,
+    pass_default_resources_args=True,
+    pass_envvar_declarations_to_cmd=False,
+    auto_deploy_default_storage_provider=False,
+    pass_group_args=True,
+    # what stands in the way of "a shared file system or sources in the storage": we transfer them
+    can_transfer_local_files=False,
+)
+
+# A rule that says nothing of memory gets this request and no limit: enough for Snakemake in the
+# pod (137 MB resident) and a small tool, and never the reason for a kill.
+DEFAULT_MEMORY_MB = 256
+# A node keeps a little CPU for its own pods; whole cores would leave one core in each node idle.
+CPU_PER_THREAD = 0.95
+# Longest value of an environment variable is 128 KiB (MAX_ARG_STRLEN, execve(2))
+_LONGEST_SPEC = 100_000
+
+
+@dataclass
+class ExecutorSettings(ExecutorSettingsBase):
+    """Settings of `snakemake --executor byok8s`."""
+
+    namespace: str | None = field(
+        default=None, metadata={"help": "Kubernetes namespace (default: the context's)"}
+    )
+    context: str | None = field(
+        default=None, metadata={"help": "kubeconfig context (default: the current one)"}
+    )
+    image: str | None = field(
+        default=None, metadata={"help": "Worker image (default: the published one)"}
+    )
+
+
+@dataclass
+class SessionSettings(ExecutorSettings):
+    """Settings of a run that byok8s itself has prepared."""
+
+    session: Session | None = field(default=None, metadata={"help": "the prepared run"})
+
+
+class Executor(RealExecutor):
+    """Bare pods, one watch, no polling: an update ends a job as soon as the watch delivers it."""
+
+    session: Session
+
+    def __post_init__(self) -> None:
+        session = getattr(self.executor_settings, "session", None)
+        if session is None:
+            from byok8s.workflow.session import Session
+
+            session = Session.from_executor(self.executor_settings, self.workflow)
+        self.session = session
+        self._jobs: dict[str, SubmittedJobInfo] = {}
+        self._lock = threading.Lock()
+        self._stopping = threading.Event()
+        self._started = False
+        self._updates = threading.Thread(
+            target=self._follow_updates, name="byok8s-updates", daemon=True
+        )
+
+    @property
+    def cores(self) -> str:
+        return "all"
+
+    def get_exec_mode(self) -> ExecMode:
+        return ExecMode.REMOTE
+
+    def get_python_executable(self) -> str:
+        return "python3"
+
+    def get_snakefile(self) -> str:
+        return self.session.snakefile(self.workflow)
+
+    def additional_general_args(self) -> list[str]:
+        # The job limit's timer would keep Snakemake in the pod alive for a second after its work
+        return ["--max-jobs-per-timespan 1000/0s", "--quiet progress host rules"]
+
+    def run_jobs(self, jobs: list[Any]) -> None:
+        if not self._started:
+            self._started = True
+            self.session.open(self.workflow, self.envvars())
+            self._updates.start()
+        self.session.upload_inputs()
+        for job in jobs:
+            self.run_job_pre(job)
+            self.run_job(job)
+
+    def run_job(self, job: Any) -> None:
+        request = self._request(job)
+        info = SubmittedJobInfo(job, external_jobid=request.id)
+        with self._lock:
+            self._jobs[request.id] = info
+        self.report_job_submission(info)
+        self.session.listener.submitted(job_name(job))
+        self.session.batch.issue(request)
+
+    def _request(self, job: Any) -> PodRequest:
+        from byok8s.batch import PodRequest
+
+        name = job_name(job)
+        id = job_id(job)
+        session = self.session
+        spec = JobSpec(
+            sources_key=session.sources_key,
+            sources_sha256=session.sources.sha256,
+            workdir=session.sources.workdir,
+            argv=tuple(session.in_pod_argv(self.format_job_exec(job))),
+            log_key=session.log_key(id, job.attempt),
+            result_key=session.result_key(id, job.attempt),
+            rule_logs=() if job.is_group() else tuple(map(str, job.log)),
+        )
+        text = spec.dumps()
+        if len(text) > _LONGEST_SPEC:
+            text = "key:" + session.keep_spec(id, job.attempt, text)
+        resources = job.resources
+        memory = _whole(resources.get("mem_mb"))
+        runtime = _whole(resources.get("runtime"))
+        return PodRequest(
+            id=id,
+            attempt=job.attempt,
+            rule=name.rule,
+            job=str(name),
+            image=session.image,
+            command=("python3", "-m", "byok8s.worker"),
+            env={JOB_VARIABLE: text, S3_VARIABLE: session.bucket.dumps(), **session.pod_env},
+            cpu=CPU_PER_THREAD * max(1, job.threads),
+            memory_mb=memory or DEFAULT_MEMORY_MB,
+            limit_memory=memory is not None,
+            disk_mb=_whole(resources.get("disk_mb")),
+            deadline_seconds=None if runtime is None else runtime * 60,
+        )
+
+    def _follow_updates(self) -> None:
+        """Until the run ends, give each update to Snakemake."""
+        try:
+            while not self._stopping.is_set():
+                update = self.session.batch.updates(timeout=1.0)
+                if update is not None:
+                    self._handle(update)
+        except Exception as error:  # without updates the run would wait for ever
+            self.workflow.scheduler.executor_error_callback(error)
+
+    def _handle(self, update: Update) -> None:
+        with self._lock:
+            info = self._jobs.get(update.id)
+            if info is None or update.attempt != info.job.attempt:
+                return
+            if update.state in ("succeeded", "failed"):
+                del self._jobs[update.id]
+        name = job_name(info.job)
+        listener = self.session.listener
+        if update.state == "running":
+            listener.started(name)
+        elif update.state == "waiting":
+            listener.waiting(name, update.message)
+        elif update.state == "succeeded":
+            self.session.told(self._result(update), info.job)
+            listener.ended(name, None)
+            self.report_job_success(info)
+        else:
+            listener.ended(name, self._failure(info.job, name, update))
+            self.report_job_error(info)
+
+    def _result(self, update: Update) -> Result | None:
+        """The worker's own report; None when it left none."""
+        text = update.result
+        if text.startswith("key:"):
+            text = self.session.read_result(text.removeprefix("key:"))
+        try:
+            return Result.loads(text)
+        except (ValueError, TypeError, KeyError):
+            return None
+
+    def _failure(self, job: Any, name: JobName, update: Update) -> JobFailure:
+        result = self._result(update)
+        reason, tail = update.message, ""
+        if result is not None:
+            tail = result.tail
+            if result.error:
+                reason = result.error
+            elif result.command_exit is not None and update.cause == "command_failed":
+                reason = f"the command exited with code {result.command_exit}"
+        else:
+            tail = self.session.batch.logs(update.id, tail_lines=20)
+        return JobFailure(
+            job=name,
+            reason=reason,
+            tail=tail,
+            log=self.session.log_url(update.id, job.attempt) if result else "",
+            will_retry=job.restart_times > job.attempt - 1,
+        )
+
+    def cancel(self) -> None:
+        """Stop what runs; called for Ctrl-C, SIGTERM and errors of Snakemake itself."""
+        self.session.cancelled = True
+        self.shutdown()
+
+    def shutdown(self) -> None:
+        self._stopping.set()
+        if self._updates.is_alive() and threading.current_thread() is not self._updates:
+            self._updates.join(timeout=5)
+
+
+def job_name(job: Any) -> JobName:
+    """A job's or a group's readable name."""
+    if job.is_group():
+        return JobName("+".join(sorted(set(job.rules))))
+    return JobName(job.rule.name, {k: str(v) for k, v in job.wildcards_dict.items()})
+
+
+def job_id(job: Any) -> str:
+    """An id that is the same for the same job in every run: it names the pod."""
+    return str(job.uuid() if not job.is_group() else job.jobid).replace("-", "")[:12]
+
+
+def _whole(value: Any) -> int | None:
+    """A resource as a whole number; None when it is unset or not yet known."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    return int(value)

@@ -1,0 +1,193 @@
+"""Snakemake's provenance records, kept with the workflow's files in the bucket.
+
+Snakemake keeps them in the working directory, so that on another machine it cannot tell what
+changed. Here every record lives in memory while the run lasts, and in
+`PREFIX/.byok8s/metadata/*.jsonl` afterwards: one object per run, a line per record, the newest
+line of an output wins. Writes are batched, so that a finished job costs the leader no request.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+from snakemake.persistence import MetadataRecord, PersistenceBase
+from snakemake.persistence.file import FilePersistence
+
+from byok8s.workflow.provenance import outside_values, script_code
+
+# A crash loses at most this many records or seconds of them; what is lost is only the reason
+# for a later re-run, never an output.
+FLUSH_RECORDS = 200
+FLUSH_SECONDS = 5.0
+COMPACT_SEGMENTS = 16
+
+
+class SegmentStore(Protocol):
+    """Where segments of records are kept."""
+
+    def read(self) -> Iterator[str]:
+        """The texts of all segments, oldest first."""
+
+    def write(self, text: str) -> None:
+        """Replace this run's segment."""
+
+    def compact(self, text: str) -> None:
+        """Put one segment in the place of all that were read."""
+
+
+class RecordLog:
+    """Provenance records by output: read once, written in batches by a thread of its own."""
+
+    def __init__(self, store: SegmentStore) -> None:
+        self._store = store
+        self._lock = threading.Lock()
+        self._records: dict[str, dict[str, Any] | None] = {}
+        self._changed: dict[str, dict[str, Any] | None] = {}  # by this run
+        self._unwritten = 0
+        self._wake = threading.Condition(self._lock)
+        self._closed = False
+        self._writer: threading.Thread | None = None
+        self._segments = 0
+        self._loaded = False
+
+    def load(self) -> None:
+        """Read what earlier runs recorded; a line that is cut short or foreign is passed over."""
+        if self._loaded:
+            return
+        self._loaded = True
+        for text in self._store.read():
+            self._segments += 1
+            for line in text.splitlines():
+                try:
+                    key, record = json.loads(line)
+                except ValueError:
+                    continue
+                self._records[key] = record
+
+    def get(self, key: str) -> dict[str, Any] | None:
+        return self._records.get(key)
+
+    def put(self, key: str, record: dict[str, Any] | None) -> None:
+        """Keep a record; None forgets it."""
+        with self._wake:
+            self._records[key] = record
+            self._changed[key] = record
+            self._unwritten += 1
+            if self._writer is None:
+                self._writer = threading.Thread(
+                    target=self._write_batches, name="byok8s-records", daemon=True
+                )
+                self._writer.start()
+            if self._unwritten >= FLUSH_RECORDS:
+                self._wake.notify()
+
+    def close(self) -> None:
+        """Write what is left; compact when many runs have left their segments."""
+        with self._wake:
+            self._closed = True
+            self._wake.notify()
+        if self._writer is not None:
+            self._writer.join()
+        if self._segments >= COMPACT_SEGMENTS:
+            live = {key: record for key, record in self._records.items() if record is not None}
+            self._store.compact(_lines(live))
+
+    def _write_batches(self) -> None:
+        while True:
+            with self._wake:
+                if not self._closed:
+                    self._wake.wait(FLUSH_SECONDS)
+                closed = self._closed
+                text = _lines(self._changed) if self._unwritten else None
+                self._unwritten = 0
+            if text is not None:
+                self._store.write(text)
+            if closed:
+                return
+
+
+def _lines(records: dict[str, dict[str, Any] | None]) -> str:
+    return "".join(json.dumps(item) + "\n" for item in records.items())
+
+
+class OutsideValues:
+    """Mix-in: a job's params include the values that its command takes from the Snakefile."""
+
+    @functools.lru_cache  # noqa: B019 (one instance a run)
+    def _params(self, job: Any) -> list[Any]:
+        params: list[Any] = super()._params(job)  # type: ignore[misc]
+        return sorted([*params, *outside_values(job)])
+
+    @functools.lru_cache  # noqa: B019
+    def _code(self, rule: Any) -> str | None:
+        code: str | None = super()._code(rule)  # type: ignore[misc]
+        return code if code is not None else script_code(rule)
+
+
+class LocalPersistence(OutsideValues, FilePersistence):
+    """Records in the working directory, for a run without a bucket."""
+
+
+class BucketPersistence(OutsideValues, PersistenceBase):
+    """Records in the bucket.
+
+    Objects appear in S3 completely or not at all, so there are no markers for incomplete files,
+    and the run as a whole is guarded by byok8s, so there are no locks on single files.
+    """
+
+    def __init__(self, log: RecordLog, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._log = log
+        self._started: dict[str, float] = {}
+        log.load()
+
+    def _read_record(self, key: str) -> MetadataRecord | None:
+        record = self._log.get(key)
+        return None if record is None else MetadataRecord.model_validate(record)
+
+    def _write_record(self, key: str, record: MetadataRecord) -> None:
+        self._log.put(key, {k: v for k, v in record.model_dump().items() if v is not None})
+
+    def _delete_record(self, key: str) -> bool:
+        known = self._log.get(key) is not None
+        if known:
+            self._log.put(key, None)
+        return known
+
+    def _mark_incomplete(self, key: str, external_jobid: str | None) -> None:
+        import time
+
+        self._started[key] = time.time()
+
+    def _get_recorded_starttime(self, key: str) -> float | None:
+        return self._started.get(key)
+
+    def _unmark_incomplete(self, key: str) -> None:
+        self._started.pop(key, None)
+
+    def _filter_incomplete_keys(self, keys: Iterable[str]) -> set[str]:
+        return set()
+
+    def _get_external_jobids(self, keys: Iterable[str]) -> set[str]:
+        return set()
+
+    def _read_locks(self) -> Iterable[tuple[str, str]]:
+        return ()
+
+    def _write_locks(self, lock_type: str, keys: Iterable[str]) -> None:
+        """There are no locks on single files."""
+
+    def _delete_locks(self) -> None:
+        """There are no locks on single files."""
+
+    def _clear_cache(self) -> None:
+        """The records in memory are the truth while the run lasts."""
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        yield

@@ -1,0 +1,183 @@
+"""A run's resources: its pods, its place in the bucket, its sources and its inputs."""
+
+from __future__ import annotations
+
+import shlex
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from byok8s.settings import S3Settings
+from byok8s.worker.spec import (
+    CREDENTIALS_FILE,
+    ENVIRONMENT_FILE,
+    SECRET_FOLDER,
+    Bucket,
+    Result,
+)
+from byok8s.workflow import sources
+from byok8s.workflow.events import Listener
+
+if TYPE_CHECKING:
+    from byok8s.batch import BatchSystem, KubeClient, RunIdentity
+    from byok8s.storage.objects import Objects
+    from byok8s.workflow.inputs import LocalInputs
+
+OURS = ".byok8s"  # what byok8s keeps lies below PREFIX/.byok8s/
+# Pods learn of new keys within about a minute (the kubelet's sync period for mounted Secrets)
+_REFRESH_SECONDS = 60.0
+
+
+@dataclass
+class Session:
+    """One run on the cluster; `open` makes what is needed, `close` removes it."""
+
+    client: KubeClient
+    run: RunIdentity
+    s3: S3Settings
+    objects: Objects
+    credentials: Callable[[], str]  # an AWS credentials file with keys that are valid now
+    image: str
+    listener: Listener
+    workdir: Path
+    configfile: Path
+    inputs: LocalInputs
+    max_pods: int | None = None
+    cancelled: bool = False
+    sources: sources.SourceArchive = field(init=False)
+    sources_key: str = field(init=False, default="")
+    batch: BatchSystem = field(init=False)
+    _opened: bool = field(init=False, default=False)
+    _closed: threading.Event = field(init=False, default_factory=threading.Event)
+
+    @property
+    def bucket(self) -> Bucket:
+        return Bucket(self.s3.location.bucket, self.s3.endpoint_url, self.s3.region)
+
+    @property
+    def pod_env(self) -> dict[str, str]:
+        """Settings for the user's own AWS tools in the pods; nothing secret."""
+        region = self.s3.region or ""
+        env = {
+            "AWS_SHARED_CREDENTIALS_FILE": CREDENTIALS_FILE,
+            "AWS_ENDPOINT_URL_S3": self.s3.endpoint_url or "",
+            "AWS_REGION": region,
+            "AWS_DEFAULT_REGION": region,
+        }
+        return {name: value for name, value in env.items() if value}
+
+    def key(self, path: str) -> str:
+        """The key of something that byok8s keeps for itself."""
+        return self.s3.location.key(f"{OURS}/{path}")
+
+    def run_key(self, path: str) -> str:
+        return self.key(f"runs/{self.run.name}/{path}")
+
+    def log_key(self, id: str, attempt: int) -> str:
+        return self.run_key(f"logs/{id}-{attempt}.log")
+
+    def log_url(self, id: str, attempt: int) -> str:
+        return f"s3://{self.s3.location.bucket}/{self.log_key(id, attempt)}"
+
+    def result_key(self, id: str, attempt: int) -> str:
+        return self.run_key(f"results/{id}-{attempt}.json")
+
+    def open(self, workflow: Any, envvars: Mapping[str, str]) -> None:
+        """Upload the sources and make the run's objects in the cluster; before the first pod."""
+        import json
+
+        from byok8s.batch import BatchSystem
+
+        self._upload_sources(workflow)
+        files = {Path(CREDENTIALS_FILE).name: self.credentials()}
+        if envvars:
+            files[Path(ENVIRONMENT_FILE).name] = json.dumps(dict(envvars))
+        self.batch = BatchSystem(
+            self.client, self.run, secret_files=files, secret_mount=SECRET_FOLDER
+        )
+        self._opened = True
+        self.batch.start()
+        threading.Thread(
+            target=self._refresh_credentials, args=(files,), name="byok8s-keys", daemon=True
+        ).start()
+
+    def close(self, deadline: float = 10.0) -> list[str]:
+        """Remove what the run made in the cluster; returns the names of what remains."""
+        self._closed.set()
+        if not self._opened:
+            return []
+        self._opened = False
+        return self.batch.shutdown(deadline=deadline)
+
+    def upload_inputs(self) -> None:
+        """Bring input files of the working directory, which the DAG has asked for, up to date."""
+        count, size = self.inputs.flush()
+        if count:
+            noun = "file" if count == 1 else "files"
+            self.listener.note(f"Uploaded {count} input {noun} ({_size(size)}) to the bucket")
+
+    def snakefile(self, workflow: Any) -> str:
+        """The Snakefile as the pod finds it from its working directory."""
+        import os
+
+        return os.path.relpath(workflow.main_snakefile, self.workdir)
+
+    def in_pod_argv(self, arguments: str) -> list[str]:
+        """The Python arguments that run Snakemake in a pod; `arguments` is quoted for a shell."""
+        return ["-m", "byok8s.workflow.in_pod", *shlex.split(arguments)]
+
+    def keep_spec(self, id: str, attempt: int, text: str) -> str:
+        key = self.run_key(f"jobs/{id}-{attempt}.json")
+        self.objects.put(key, text.encode())
+        return key
+
+    def read_result(self, key: str) -> str:
+        return self.objects.get(key).decode()
+
+    def told(self, result: Result | None, job: Any) -> None:
+        """Let the storage provider know what a finished job has stored, without asking S3."""
+        from byok8s.workflow import storage
+
+        stored = {key: (size, mtime, etag) for key, size, mtime, etag in result.stored} if result else {}
+        for key, (size, mtime, etag) in stored.items():
+            storage.told_stored(self.s3.location.bucket, key, size=size, mtime=mtime, etag=etag)
+
+    def _upload_sources(self, workflow: Any) -> None:
+        required = sources.required_files(workflow, self.configfile)
+        optional = sources.project_files(self.workdir, self.inputs.producible)
+        self.sources = sources.pack(required, optional, self.workdir)
+        self.sources_key = self.key(f"sources/{self.sources.sha256}")
+        if self.sources.skipped:
+            shown = ", ".join(self.sources.skipped[:3])
+            more = len(self.sources.skipped) - 3
+            self.listener.warn(
+                f"The project's files exceed {_size(sources.MAX_TOTAL)}; the pods will not see "
+                f"{shown}{f' and {more} more' if more > 0 else ''}."
+            )
+        if not self.objects.exists(self.sources_key):
+            self.objects.put(self.sources_key, self.sources.data)
+
+    def _refresh_credentials(self, files: dict[str, str]) -> None:
+        """Keys that expire are replaced in the Secret while the run lasts."""
+        name = Path(CREDENTIALS_FILE).name
+        while not self._closed.wait(_REFRESH_SECONDS):
+            try:
+                text = self.credentials()
+                if text != files[name]:
+                    files[name] = text
+                    self.batch.refresh_secret(files)
+            except Exception as error:
+                self.listener.warn(f"The credentials could not be refreshed: {error}")
+
+
+def _size(count: int) -> str:
+    value = float(count)
+    for unit in ("bytes", "KB", "MB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}"
+        value /= 1000
+    return f"{value:.1f} GB"
+
+
