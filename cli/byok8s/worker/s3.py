@@ -1,0 +1,175 @@
+"""One way to open a bucket and one way to say what went wrong, for the leader and for pods."""
+
+from __future__ import annotations
+
+import configparser
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from obstore.store import S3Store
+
+# obstore asks again for credentials that expire within five minutes; one more keeps it from
+# asking at every request, and a refreshed file is seen after a minute at most.
+_REREAD = timedelta(minutes=6)
+_CODE = re.compile(r"<Code>([A-Za-z0-9.]+)</Code>")
+_BAD_KEYS = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "ExpiredToken"}
+
+CredentialSource = Callable[[], "dict[str, Any]"]
+
+
+class TransferError(Exception):
+    """Something with an object went wrong: one sentence that names bucket and key."""
+
+
+class ObjectMissing(TransferError):
+    """There is no such object."""
+
+
+class FileCredentials:
+    """Reads an AWS credentials file, again and again, since it is refreshed while a run lasts."""
+
+    def __init__(self, path: str | os.PathLike[str], profile: str | None = None) -> None:
+        self._path = Path(path)
+        self._profile = profile or os.environ.get("AWS_PROFILE") or "default"
+
+    def __call__(self) -> dict[str, Any]:
+        """The credentials in obstore's words; raises TransferError when there are none."""
+        # No interpolation: a secret may contain '%'
+        parser = configparser.RawConfigParser()
+        try:
+            parser.read_string(self._path.read_text())
+            section = parser[self._profile]
+            return {
+                "access_key_id": section["aws_access_key_id"],
+                "secret_access_key": section["aws_secret_access_key"],
+                "token": section.get("aws_session_token"),
+                "expires_at": datetime.now(UTC) + _REREAD,
+            }
+        except (OSError, KeyError, configparser.Error):  # the cause could show the file's content
+            raise TransferError(
+                f"There is no complete profile '{self._profile}' in the credentials file "
+                f"{self._path}; check AWS_SHARED_CREDENTIALS_FILE and AWS_PROFILE."
+            ) from None
+
+    def __repr__(self) -> str:
+        return f"FileCredentials({str(self._path)!r})"
+
+
+def open_store(
+    bucket: str,
+    endpoint_url: str | None = None,
+    region: str | None = None,
+    credentials_file: str | os.PathLike[str] | None = None,
+    *,
+    credentials: CredentialSource | None = None,
+    path_style: bool = True,
+    unsigned: bool = False,
+    ca_file: str | None = None,
+    read_timeout: float = 120.0,
+    options: dict[str, Any] | None = None,
+) -> S3Store:
+    """Open a bucket; nothing is sent yet.
+
+    What is not given comes from the AWS_* environment. Credentials, in this order: the callable,
+    the credentials file, the environment, the file of AWS_SHARED_CREDENTIALS_FILE or
+    ~/.aws/credentials, a web identity, the container's or the machine's role.
+
+    read_timeout, in seconds, is the longest silence of the server; options are further settings
+    of obstore (storage class, encryption, requester pays).
+    """
+    from obstore.store import S3Store
+
+    environment = os.environ.get
+    endpoint = endpoint_url or environment("AWS_ENDPOINT_URL_S3") or environment("AWS_ENDPOINT_URL")
+    region = region or environment("AWS_REGION") or environment("AWS_DEFAULT_REGION")
+    config: Any = {"region": region or "us-east-1", **(options or {})}
+    client: Any = {
+        "timeout": timedelta(minutes=30),  # of a whole request; obstore's own is 30 s
+        "read_timeout": timedelta(seconds=read_timeout),
+        "connect_timeout": timedelta(seconds=10),
+    }
+    if endpoint:
+        endpoint = endpoint.rstrip("/") if "://" in endpoint else f"https://{endpoint.rstrip('/')}"
+        client["allow_http"] = endpoint.startswith("http://")
+        # under this name, since the environment's AWS_ENDPOINT_URL_S3 outdoes "endpoint"
+        config["aws_endpoint_url_s3"] = endpoint if path_style else _with_bucket(endpoint, bucket)
+    config["virtual_hosted_style_request"] = not path_style
+    if ca_file or (ca_file := environment("AWS_CA_BUNDLE")):
+        client["root_certificate"] = Path(ca_file).read_bytes()
+    if unsigned:
+        config["skip_signature"] = True
+    elif credentials is None:
+        credentials = _default_credentials(credentials_file)
+    return S3Store(
+        bucket,
+        config=config,
+        client_options=client,
+        retry_config={"max_retries": 8, "retry_timeout": timedelta(minutes=3)},
+        credential_provider=None if unsigned else cast("Any", credentials),
+    )
+
+
+def _default_credentials(path: str | os.PathLike[str] | None) -> CredentialSource | None:
+    """A reader of the credentials file; None where obstore finds credentials by itself."""
+    if path:
+        return FileCredentials(path)
+    if os.environ.get("AWS_ACCESS_KEY_ID") or os.environ.get("AWS_WEB_IDENTITY_TOKEN_FILE"):
+        return None
+    default = Path(os.environ.get("AWS_SHARED_CREDENTIALS_FILE") or "~/.aws/credentials")
+    path = default.expanduser()
+    return FileCredentials(path) if path.is_file() else None
+
+
+def _with_bucket(endpoint: str, bucket: str) -> str:
+    parts = urlsplit(endpoint)
+    return parts._replace(netloc=f"{bucket}.{parts.netloc}").geturl()
+
+
+@contextmanager
+def sentences(doing: str, bucket: str, key: str = "") -> Iterator[None]:
+    """Turn what obstore raises into a TransferError; doing is a verb as in "read"."""
+    from obstore.exceptions import BaseError
+
+    try:
+        yield
+    except (BaseError, FileNotFoundError, ValueError) as error:
+        if isinstance(error, FileNotFoundError) and error.errno is not None:
+            raise  # a local file
+        # The cause is left out: it can quote the signed request
+        raise _explained(error, doing, bucket, key) from None
+
+
+def _explained(error: Exception, doing: str, bucket: str, key: str) -> TransferError:
+    from obstore.exceptions import PermissionDeniedError, UnauthenticatedError
+
+    text = str(error)
+    code = found[1] if (found := _CODE.search(text)) else ""
+    name = f"s3://{bucket}/{key}".rstrip("/")
+    if code == "NoSuchBucket":
+        return ObjectMissing(f"The bucket '{bucket}' does not exist; create it, or name another.")
+    if isinstance(error, FileNotFoundError):
+        return ObjectMissing(f"There is no object {name}.")
+    if code in _BAD_KEYS or isinstance(error, UnauthenticatedError):
+        return TransferError(
+            f"Could not {doing} {name}: the S3 server does not accept the credentials"
+            f"{f' ({code})' if code else ''}; check access key, secret key and session token."
+        )
+    if isinstance(error, PermissionDeniedError):
+        return TransferError(
+            f"Could not {doing} {name}: access denied{f' ({code})' if code else ''}; "
+            "check the bucket's policy and the permissions of the credentials."
+        )
+    return TransferError(f"Could not {doing} {name}: {code or _first_words(text)}.")
+
+
+def _first_words(text: str) -> str:
+    """The readable start of an error of obstore, without the server's page and its details."""
+    line = text.split("\n", 1)[0].split("<", 1)[0]
+    return re.sub(r"\s+", " ", line).strip().rstrip(".:- ")
