@@ -11,6 +11,7 @@ from typing import Any
 
 from byok8s.exceptions import SettingsError
 from byok8s.run.parsing import parse_json, read_values
+from byok8s.run.problems import Problems
 from byok8s.settings import RunSettings
 
 SUFFIXES = ("", ".json", ".yaml", ".yml")
@@ -31,15 +32,24 @@ class WorkflowFiles:
 def look_up(settings: RunSettings) -> WorkflowFiles:
     """Find and read the files that the settings name.
 
-    Raises SettingsError, one sentence per file, when one is missing or cannot be read.
+    Raises SettingsError, one sentence for every file that is missing or cannot be read.
     """
-    snakefile = find_snakefile(settings.snakefile)
-    folder = snakefile.parent
-    workflow = find_file(settings.workflow, "workflow file", folder)
-    params = find_file(settings.params, "parameter file", folder)
-    targets = settings.targets or read_targets(workflow)
-    config = merge(read_params(params), settings.overrides)
-    return WorkflowFiles(snakefile, workflow, params, targets, config)
+    problems = Problems()
+    snakefile = problems.of(lambda: find_snakefile(settings.snakefile))
+    folder = settings.snakefile.expanduser().parent
+
+    def workflow() -> tuple[Path, tuple[str, ...]]:
+        path = find_file(settings.workflow, "workflow file", folder)
+        return path, settings.targets or read_targets(path)
+
+    def params() -> tuple[Path, dict[str, Any]]:
+        path = find_file(settings.params, "parameter file", folder)
+        return path, merge(read_params(path), settings.overrides)
+
+    found, given = problems.of(workflow), problems.of(params)
+    problems.tell()
+    assert snakefile and found and given  # noqa: S101  # or it was told
+    return WorkflowFiles(snakefile, found[0], given[0], found[1], given[1])
 
 
 def find_snakefile(path: Path) -> Path:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from byok8s.exceptions import SettingsError
+from byok8s.run.plain_yaml import DEEPEST, parse_yaml
 
 # Longest first: the UTF-32 mark begins with the UTF-16 one.
 _MARKS = {
@@ -22,7 +23,6 @@ _MARKS = {
     b"\xff\xfe": "utf-16",
     b"\xfe\xff": "utf-16",
 }
-_DEEPEST = 100  # levels; far above any real file, and below what Snakemake and json can carry
 
 
 def read_values(path: Path) -> Any:
@@ -30,8 +30,6 @@ def read_values(path: Path) -> Any:
 
     Raises SettingsError with the file's name, line and column.
     """
-    from byok8s.run.plain_yaml import parse_yaml
-
     text = read_text(path)
     if not text.strip():
         raise SettingsError(f"'{path}' is empty; write {{}} for a file that sets nothing.")
@@ -39,9 +37,7 @@ def read_values(path: Path) -> Any:
     looks_like_json = text.lstrip()[0] in "{["
     if suffix == ".json" or (suffix not in (".yaml", ".yml") and looks_like_json):
         return parse_json(text, f"'{path}'")
-    value = parse_yaml(text, f"'{path}'")
-    _check(value, f"'{path}'")
-    return value
+    return parse_yaml(text, f"'{path}'")
 
 
 def read_text(path: Path) -> str:
@@ -116,12 +112,12 @@ def _where(text: str, position: int) -> str:
 
 
 def _too_deep(name: str) -> str:
-    return f"{name} is nested more than {_DEEPEST} levels deep; flatten it."
+    return f"{name} is nested more than {DEEPEST} levels deep; flatten it."
 
 
 def _check(value: Any, name: str, depth: int = 0) -> None:
     """Refuse what the parsers let through but a later reader could not take."""
-    if depth > _DEEPEST:
+    if depth > DEEPEST:
         raise SettingsError(_too_deep(name))
     if isinstance(value, dict):
         for key, item in value.items():

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
 from typing import Any, NoReturn
 
 from byok8s.exceptions import SettingsError
 
+DEEPEST = 100  # levels: far above any real file, and below what Snakemake and json can carry
 _CORE = "tag:yaml.org,2002:"
 _DECIMAL = re.compile(r"[-+]?(0|[1-9][0-9]*)")
 _HEXADECIMAL = re.compile(r"0x[0-9a-fA-F]+")
@@ -31,6 +33,7 @@ def parse_yaml(text: str, name: str) -> Any:
 
     loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
+        _check_depth(yaml.parse(text, loader), name)
         node = yaml.compose(text, loader)
         return None if node is None else _Reader(name).value(node)
     except yaml.MarkedYAMLError as error:
@@ -39,8 +42,18 @@ def parse_yaml(text: str, name: str) -> Any:
         raise SettingsError(f"{name} is not valid YAML: {error.problem}{where}.") from error
     except yaml.YAMLError as error:  # a character that YAML does not allow
         raise SettingsError(f"{name} is not valid YAML: {' '.join(str(error).split())}.") from error
-    except RecursionError as error:
-        raise SettingsError(f"{name} is nested too deeply; flatten it.") from error
+
+
+def _check_depth(events: Iterable[Any], name: str) -> None:
+    """Refuse deep nesting while parsing, before composing, which would overflow the C stack."""
+    depth = 0
+    for event in events:
+        kind = type(event).__name__
+        depth += kind.endswith(("SequenceStartEvent", "MappingStartEvent"))
+        depth -= kind.endswith(("SequenceEndEvent", "MappingEndEvent"))
+        if depth > DEEPEST:
+            line = event.start_mark.line + 1
+            raise SettingsError(f"{name} is nested more than {DEEPEST} deep (line {line}).")
 
 
 class _Reader:

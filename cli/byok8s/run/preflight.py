@@ -15,13 +15,12 @@ from typing import TYPE_CHECKING, TypeVar
 
 from byok8s.cluster import ClusterInfo, find_by_context
 from byok8s.exceptions import (
-    Byok8sError,
     ClusterError,
-    EnvironmentNotReady,
     SettingsError,
     StorageError,
 )
 from byok8s.run.lookup import WorkflowFiles, look_up
+from byok8s.run.problems import Problems
 from byok8s.settings import (
     WORKER_IMAGE,
     KubeSettings,
@@ -57,28 +56,6 @@ class Ready:
     image: str = ""  # of the workers; empty with --local
     s3: S3Settings | None = None  # None with --local and without a bucket
     account: Account | None = None  # the same
-
-
-class Problems:
-    """Collects what is wrong, so that all of it is told."""
-
-    def __init__(self) -> None:
-        self._found: list[Byok8sError] = []
-
-    def of(self, check: Callable[[], T]) -> T | None:
-        """The check's result, or None when it found a problem."""
-        try:
-            return check()
-        except (SettingsError, EnvironmentNotReady) as error:
-            self._found.append(error)
-            return None
-
-    def tell(self) -> None:
-        """Raise one error with a line for every problem, bad usage and bad files first."""
-        problems = sorted(self._found, key=lambda error: error.exit_code)
-        if problems:
-            lines = dict.fromkeys(str(problem) for problem in problems)
-            raise type(problems[0])("\n".join(lines)) from problems[0]
 
 
 def preflight(settings: RunSettings) -> Ready:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
-from byok8s.exceptions import SettingsError, StorageError
+from byok8s.exceptions import StorageError
 from byok8s.settings import S3Location, S3Settings, endpoint_url
 
 CONNECT_SECONDS = 2

@@ -1,0 +1,199 @@
+"""Every option of `byok8s run` reaches the one core call, and bad usage does not."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from byok8s.command.root import root
+from byok8s.command.run import run
+from byok8s.settings import KubeSettings, RunSettings, S3Location
+from click.testing import CliRunner, Result
+
+FILES = ("workflow-alpha", "params-blue")
+BUCKET = ("-b", "mybucket")
+
+
+class Core:
+    """Stands for run_workflow and keeps what it was called with."""
+
+    def __init__(self) -> None:
+        self.calls: list[RunSettings] = []
+
+    def __call__(self, settings: RunSettings, report: Any) -> None:
+        report.note  # noqa: B018  # a Reporter is passed
+        self.calls.append(settings)
+
+
+@pytest.fixture
+def core(monkeypatch: pytest.MonkeyPatch) -> Core:
+    fake = Core()
+    monkeypatch.setattr("byok8s.run.story.run_workflow", fake)
+    return fake
+
+
+def invoke(*arguments: str, **environment: str) -> Result:
+    return CliRunner().invoke(root, arguments, env=environment, prog_name="byok8s")
+
+
+def settings_of(core: Core, *arguments: str, **environment: str) -> RunSettings:
+    result = invoke(*FILES, *arguments, **environment)
+    assert result.exit_code == 0, result.output
+    assert result.output == ""
+    return core.calls.pop()
+
+
+DEFAULTS = RunSettings("workflow-alpha", "params-blue", location=S3Location("mybucket"))
+
+
+def test_the_least_that_runs(core: Core) -> None:
+    assert settings_of(core, *BUCKET) == DEFAULTS
+    assert invoke("run", *FILES, *BUCKET).exit_code == 0
+    assert core.calls.pop() == DEFAULTS
+
+
+OPTIONS: list[tuple[tuple[str, ...], dict[str, Any]]] = [
+    (("alpha.txt", "beta.txt"), {"targets": ("alpha.txt", "beta.txt")}),
+    (("--s3-bucket=b-2/p/q",), {"location": S3Location("b-2", "p/q")}),
+    (("-b", "s3://b-2/p"), {"location": S3Location("b-2", "p")}),
+    (("-k", "lab"), {"kube": KubeSettings(namespace="lab")}),
+    (("--k8s-namespace=lab",), {"kube": KubeSettings(namespace="lab")}),
+    (("-k", ""), {}),
+    (("--context=c",), {"kube": KubeSettings(context="c")}),
+    (("--kubeconfig=k",), {"kube": KubeSettings(kubeconfig=Path("k"))}),
+    (("-s", "flow/Snakefile"), {"snakefile": Path("flow/Snakefile")}),
+    (("--snakefile=S",), {"snakefile": Path("S")}),
+    (("-n",), {"dry_run": True}),
+    (("--dry-run",), {"dry_run": True}),
+    (("-f",), {"force": True}),
+    (("--force",), {"force": True}),
+    (("-j", "7"), {"jobs": 7}),
+    (("--jobs=7",), {"jobs": 7}),
+    (("--s3-endpoint-url=http://x:1",), {"endpoint_url": "http://x:1"}),
+    (("--s3-region=eu-west-1",), {"region": "eu-west-1"}),
+    (("--image=localhost/x:1",), {"image": "localhost/x:1"}),
+    (("--retries=3",), {"retries": 3}),
+    (("--keep-going",), {"keep_going": True}),
+    (("--param=a=1", "--param=b.c=1.10"), {"overrides": {"a": 1, "b.c": "1.10"}}),
+    (("--param=a=1", "--param=a=null"), {"overrides": {"a": None}}),
+    (("--download",), {"download": True}),
+    (("--local",), {"local": True}),
+    (("--debug",), {"debug": True}),
+]
+
+
+@pytest.mark.parametrize(("arguments", "changes"), OPTIONS, ids=" ".join)
+def test_an_option_reaches_the_core(
+    core: Core, arguments: tuple[str, ...], changes: dict[str, Any]
+) -> None:
+    from dataclasses import replace
+
+    assert settings_of(core, *BUCKET, *arguments) == replace(DEFAULTS, **changes)
+
+
+def test_every_option_is_among_those_tested() -> None:
+    tested = {word.partition("=")[0] for words, _ in OPTIONS for word in words}
+    for parameter in run.params:
+        if isinstance(parameter, click.Option):
+            assert tested & set(parameter.opts), parameter.name
+
+
+ENVIRONMENT: list[tuple[dict[str, str], dict[str, Any]]] = [
+    ({"BYOK8S_S3_BUCKET": "b-2/p"}, {"location": S3Location("b-2", "p")}),
+    ({"AWS_ENDPOINT_URL_S3": "http://x:1"}, {"endpoint_url": "http://x:1"}),
+    ({"AWS_ENDPOINT_URL": "http://x:1"}, {"endpoint_url": "http://x:1"}),
+    (
+        {"AWS_ENDPOINT_URL_S3": "http://x:1", "AWS_ENDPOINT_URL": "http://y:1"},
+        {"endpoint_url": "http://x:1"},
+    ),
+    (
+        {"AWS_ENDPOINT_URL_S3": "", "AWS_ENDPOINT_URL": "http://y:1"},
+        {"endpoint_url": "http://y:1"},
+    ),
+    ({"AWS_REGION": "a"}, {"region": "a"}),
+    ({"AWS_DEFAULT_REGION": "a"}, {"region": "a"}),
+    ({"AWS_REGION": "a", "AWS_DEFAULT_REGION": "b"}, {"region": "a"}),
+]
+
+
+@pytest.mark.parametrize(("environment", "changes"), ENVIRONMENT)
+def test_a_variable_reaches_the_core(
+    core: Core, environment: dict[str, str], changes: dict[str, Any]
+) -> None:
+    settings = settings_of(core, **({"BYOK8S_S3_BUCKET": "mybucket"} | environment))
+    from dataclasses import replace
+
+    assert settings == replace(DEFAULTS, **changes)
+
+
+def test_an_option_comes_before_its_variable(core: Core) -> None:
+    settings = settings_of(
+        core, *BUCKET, "--s3-endpoint-url=http://x:1", "--s3-region=a",
+        BYOK8S_S3_BUCKET="other", AWS_ENDPOINT_URL_S3="http://y:1", AWS_REGION="b",
+    )  # fmt: skip
+    assert (settings.location, settings.endpoint_url, settings.region) == (
+        S3Location("mybucket"),
+        "http://x:1",
+        "a",
+    )
+
+
+def test_local_without_a_bucket_also_where_a_variable_names_one(core: Core) -> None:
+    assert settings_of(core, "--local").location is None
+    assert settings_of(core, "--local", "-b", "", BYOK8S_S3_BUCKET="x-1").location is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), "Usage: byok8s"),
+        (("workflow-alpha",), "Missing argument 'PARAMS'"),
+        ((*FILES,), "No S3 bucket given; name one with --s3-bucket (-b) or BYOK8S_S3_BUCKET"),
+        ((*FILES, "-b", "My_Bucket"), "'My_Bucket' does not name an S3 bucket"),
+        ((*FILES, *BUCKET, "-j", "0"), "0 is not in the range x>=1"),
+        ((*FILES, *BUCKET, "-j", "many"), "'many' is not a valid integer"),
+        ((*FILES, *BUCKET, "--retries", "-1"), "-1 is not in the range x>=0"),
+        ((*FILES, *BUCKET, "-k", "Lab!"), "'Lab!' cannot be a namespace"),
+        ((*FILES, *BUCKET, "--image", "a b"), "'a b' is not an image reference"),
+        ((*FILES, *BUCKET, "--param", "x"), "--param 'x' must be KEY=VALUE"),
+        ((*FILES, *BUCKET, "--local", "--context", "c"), "so --context cannot apply"),
+        ((*FILES, *BUCKET, "--no-such"), "No such option"),
+    ],
+)
+def test_bad_usage_is_one_sentence_and_exit_code_2(
+    core: Core, arguments: tuple[str, ...], words: str
+) -> None:
+    result = invoke(*arguments)
+    assert result.exit_code == 2
+    assert words in result.stderr
+    assert "Traceback" not in result.output
+    assert core.calls == []
+
+
+def test_help_shows_every_option_in_a_section_with_examples() -> None:
+    result = invoke("run", "--help")
+    assert result.exit_code == 0
+    for parameter in run.params:
+        if isinstance(parameter, click.Option):
+            assert parameter.help
+            assert parameter.opts[0] in result.stdout
+    for title in ("What to run:", "Where the files are:", "Which cluster:", "How:", "Examples:"):
+        assert f"\n{title}\n" in result.stdout
+    assert "Options:" not in result.stdout.partition("\n")[2]
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys\n"
+        "from byok8s.command.root import root\n"
+        "try: root.main(['run', '--help'], 'byok8s')\n"
+        "except SystemExit: pass\n"
+        "heavy = {'snakemake', 'kubernetes', 'boto3', 'botocore', 'obstore', 'rich', 'yaml'}\n"
+        "print('heavy:', sorted(heavy & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.rstrip().endswith("heavy: []")
