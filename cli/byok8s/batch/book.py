@@ -15,10 +15,11 @@ from byok8s.batch.waits import Limits, Wait, wait_of
 
 @dataclass
 class Job:
-    """One attempt of one job. `acknowledged` and the other times are monotonic seconds."""
+    """One attempt of one job. Times are monotonic seconds unless said otherwise."""
 
     request: PodRequest
     pod: str
+    issued: float
     acknowledged: float | None = None  # when the API had the pod for certain
     killed: bool = False
     ended: bool = False
@@ -56,7 +57,7 @@ class Book:
             known = self._jobs.get(request.id)
             if known and not known.ended and not known.killed:
                 raise ValueError(f"job '{request.id}' is already issued")
-            job = Job(request, pod_name(self._run, request))
+            job = Job(request, pod_name(self._run, request), time.monotonic())
             if job.pod in self._pods:
                 raise ValueError(f"attempt {request.attempt} of '{request.id}' was issued before")
             self._jobs[request.id] = self._pods[job.pod] = job

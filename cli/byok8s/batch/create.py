@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from queue import SimpleQueue
@@ -21,6 +22,7 @@ from byok8s.exceptions import Byok8sError
 
 PATIENCE_SECONDS = 600.0  # an API that is away for longer fails the jobs it should have created
 PROBE_SECONDS = 3.0
+RETRY_SECONDS = 0.5
 
 
 class Creators:
@@ -72,9 +74,10 @@ class Creators:
             self._queue.put(None)
         with self._book.changed:
             self._book.changed.notify_all()
-        each = timeout / max(1, len(self._threads))
+        until = time.monotonic() + timeout
         for thread in self._threads:
-            thread.join(each)
+            if thread.is_alive():
+                thread.join(max(0.0, until - time.monotonic()))
 
     def _run(self) -> None:
         while (job := self._queue.get()) is not None:
@@ -126,24 +129,26 @@ class Creators:
     def _refused(self, job: Job, error: Byok8sError) -> None:
         if self._stop.is_set():
             return
-        if isinstance(error, ApiError) and error.status == 409 and error.reason == "Conflict":
-            self._queue.put(job)  # two creations met at a ResourceQuota; nothing was made
-            return
-        full = isinstance(error, ApiError) and error.status == 403 and quota_is_full(error.message)
-        if full:
+        if self._passes(job, error):
+            self._stop.wait(RETRY_SECONDS)
+            self._queue.put(job)
+        elif isinstance(error, ApiError) and quota_is_full(error.message):
             self._parked.append(job)
-            self._book.await_something(
-                job,
-                Wait(
-                    Cause.CREATE_REFUSED,
-                    f"The namespace '{self._client.namespace}' has no quota left for the pod now: "
-                    f"{error}",
-                    "queue",
-                ),
-            )
-            return
-        self._book.fail(job, Cause.CREATE_REFUSED, f"The API server refused the pod: {error}")
-        self._book.forget(job)
+            where = f"The namespace '{self._client.namespace}'"
+            message = f"{where} has no quota left for the pod now: {error}"
+            self._book.await_something(job, Wait(Cause.CREATE_REFUSED, message, "queue"))
+        else:
+            message = f"The API server refused the pod: {error}"
+            self._book.fail(job, Cause.CREATE_REFUSED, message)
+            self._book.forget(job)
+
+    def _passes(self, job: Job, error: Byok8sError) -> bool:
+        """Whether nothing was wrong with the pod itself."""
+        if isinstance(error, ApiError) and error.status != 401:
+            # two creations met at a ResourceQuota's status; nothing was made
+            return error.reason == "Conflict"
+        # our credentials ran out and may be renewed
+        return time.monotonic() - job.issued < PATIENCE_SECONDS
 
     def delete(self, job: Job, *, patience: float = 30.0) -> None:
         """Delete a job's pod; one that is gone already is no error. Raises ApiError."""

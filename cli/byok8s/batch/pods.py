@@ -53,7 +53,8 @@ class PodRequest:
     """One job: what to run and what it needs.
 
     `cpu` in cores; `memory_mb` and `disk_mb` in MB (10^6 bytes), None for no request and no
-    limit; `deadline_seconds` from the pod's start, None for seven days.
+    limit; without `limit_memory` the memory is requested and not limited; `deadline_seconds`
+    from the pod's start, None for seven days.
     """
 
     id: str
@@ -65,6 +66,7 @@ class PodRequest:
     env: Mapping[str, str] = field(default_factory=dict)
     cpu: float = 1
     memory_mb: int | None = None
+    limit_memory: bool = True
     disk_mb: int | None = None
     deadline_seconds: int | None = None
 
@@ -181,7 +183,9 @@ def _resources(request: PodRequest) -> dict[str, Any]:
     requests = {"cpu": f"{max(1, math.ceil(request.cpu * 1000))}m"}
     limits = {}
     if request.memory_mb is not None:
-        requests["memory"] = limits["memory"] = f"{request.memory_mb}M"
+        requests["memory"] = f"{request.memory_mb}M"
+        if request.limit_memory:
+            limits["memory"] = requests["memory"]
     if request.disk_mb is not None:
         requests["ephemeral-storage"] = limits["ephemeral-storage"] = f"{request.disk_mb}M"
     return {"requests": requests, "limits": limits} if limits else {"requests": requests}

@@ -102,6 +102,9 @@ class Steward:
                     "resourceVersion": version,
                     "resourceVersionMatch": "Exact",
                 },
+                # without a body the query is read as DeleteOptions, and the resourceVersion as
+                # a precondition that no pod meets
+                body={"apiVersion": "v1", "kind": "DeleteOptions"},
             )
         except ApiError as error:
             if error.status != 410:  # the version was compacted away: the next one will do
@@ -122,6 +125,8 @@ class Steward:
                 self._book.await_something(job, Wait(Cause.UNSCHEDULABLE, message, "too_large"))
 
     def _give_up(self) -> None:
+        if not self._watch.connected:  # what we know may be old
+            return
         for job in self._book.expire():
             if job.acknowledged:
                 self._creators.delete(job)

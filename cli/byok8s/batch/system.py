@@ -83,7 +83,8 @@ class BatchSystem:
     def issue(self, request: PodRequest) -> None:
         """Have a job run; returns at once, what becomes of it comes as updates.
 
-        Raises ValueError when the same job was issued and has not ended.
+        An attempt is issued once: one more try of a job has a new `attempt`. Raises ValueError
+        when the job has not ended or the attempt's pod is still there.
         """
         job = self._book.add(request)
         if job is not None:
@@ -156,15 +157,17 @@ class BatchSystem:
     def _delete_all(self, until: float) -> list[str]:
         """Delete every pod of the run; returns the names of those that are left at `until`."""
         left = ["pods of the run (the API server could not be asked)"]
-        asked = False
+        asked: set[str] = set()
         while True:
             with contextlib.suppress(ApiError):
-                if not asked:
-                    self._call_until("DELETE", until, {"gracePeriodSeconds": min(2, self._grace)})
-                    asked = True
                 answer = self._call_until("GET", until, None)
                 left = [f"pods/{pod['metadata']['name']}" for pod in answer.get("items") or ()]
-            if (asked and not left) or time.monotonic() >= until:
+                if not left:
+                    return left
+                if not asked.issuperset(left):  # one may have been in the making
+                    self._call_until("DELETE", until, {"gracePeriodSeconds": min(2, self._grace)})
+                    asked.update(left)
+            if time.monotonic() >= until:
                 return left
             time.sleep(0.2)
 

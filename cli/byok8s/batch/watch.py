@@ -46,6 +46,7 @@ class PodWatch:
         self._stream: Stream | None = None
         self._thread = threading.Thread(target=self._run, name="byok8s-watch", daemon=True)
         self.version = ""  # the resourceVersion up to which everything was delivered
+        self.connected = False
         self.trouble: Exception | None = None  # why the last try failed; None while all is well
 
     def start(self) -> None:
@@ -71,6 +72,7 @@ class PodWatch:
                 self._watch()
             except (Byok8sError, ValueError, KeyError) as error:  # a thread that dies tells nobody
                 self.trouble = error
+            self.connected = False
             failures = 0 if time.monotonic() - began > STEADY_SECONDS else failures + 1
             # the first break is answered at once, a server in trouble is left in peace
             self._stop.wait(random.uniform(0.5, 1.0) * min(10.0, 0.05 * 2**failures))  # noqa: S311
@@ -110,6 +112,7 @@ class PodWatch:
             self._path, silence=min(SILENCE_SECONDS, seconds + 5), **query
         ) as stream:
             self._stream = stream
+            self.connected = True
             for line in stream:
                 if self._stop.is_set():
                     return
