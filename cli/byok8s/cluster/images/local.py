@@ -38,6 +38,7 @@ _NO_USRMERGE = (
     ' >"$1"/etc/apt/preferences.d/byok8s'
 )
 _UNWANTED = ("etc/apt/preferences.d/byok8s", "etc/hostname", "etc/resolv.conf")
+_SCRIPT = "tmp/image.sh"
 _EMPTY = ("dev", "proc", "run", "sys", "tmp")
 
 
@@ -76,16 +77,18 @@ class LocalBuild:
         ]
 
     def _base(self, suite: str, tar: Path) -> None:
-        with self.report.step(f"Worker image: Debian {suite} with Python") as step:
-            with tempfile.TemporaryDirectory(dir=self.layers) as temporary:
-                root = Path(temporary) / "root"
-                self._install_mmdebstrap(step)
-                self._debootstrap(suite, root, step)
-                (root / "dev/shm").mkdir(parents=True, exist_ok=True)
-                self._inside(root, "base", step)
-                for name in _UNWANTED:
-                    (root / name).unlink(missing_ok=True)
-                oci.pack(root, tar, owners=True, empty=_EMPTY)
+        with (
+            self.report.step(f"Worker image: Debian {suite} with Python") as step,
+            tempfile.TemporaryDirectory(dir=self.layers) as temporary,
+        ):
+            root = Path(temporary) / "root"
+            self._install_mmdebstrap(step)
+            self._debootstrap(suite, root, step)
+            (root / "dev/shm").mkdir(parents=True, exist_ok=True)
+            self._inside(root, "base", step)
+            for name in _UNWANTED:
+                (root / name).unlink(missing_ok=True)
+            oci.pack(root, tar, owners=True, empty=_EMPTY)
 
     def _packages(self, base: Path, tar: Path) -> None:
         with self.report.step("Worker image: Snakemake") as step, self._unpacked(base) as root:
@@ -123,8 +126,8 @@ class LocalBuild:
 
     def _inside(self, root: Path, part: str, step: Step) -> None:
         """Take a step of image.sh inside the image."""
-        shutil.copyfile(_script(), root / "tmp/image.sh")
-        command = ["chroot", str(root), "/bin/sh", "/tmp/image.sh", part]
+        shutil.copyfile(_script(), root / _SCRIPT)
+        command = ["chroot", str(root), "/bin/sh", f"/{_SCRIPT}", part]
         run(command, self.log, step, _ENVIRONMENT)
 
     @contextmanager

@@ -23,7 +23,6 @@ from typing import IO, Any
 
 _TIME = 1577836800  # 2020-01-01: every file's time; zip tools refuse times before 1980
 _CREATED = "2020-01-01T00:00:00Z"
-_COPY_BYTES = 1 << 20
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "arm64": "arm64"}
 
 
@@ -60,11 +59,11 @@ def pack(root: Path, target: Path, *, owners: bool = False, empty: Collection[st
     modes are 0755 and 0644. Of the folders in `empty` only the folder itself is taken.
     """
     seen: dict[tuple[int, int], str] = {}
-    with tarfile.open(target, "w", format=tarfile.PAX_FORMAT, copybufsize=_COPY_BYTES) as tar:
+    with tarfile.open(target, "w", format=tarfile.PAX_FORMAT) as tar:
         for path, name in _walk(root, frozenset(empty)):
+            if stat.S_ISSOCK(path.lstat().st_mode):
+                continue  # not a thing of an image
             info = tar.gettarinfo(path, name)
-            if info is None:  # a socket: not a thing of an image
-                continue
             _link(info, path, seen)
             _level(info, owners)
             if info.isreg():
@@ -138,7 +137,7 @@ def write_archive(target: Path, ref: str, layers: list[Layer], description: byte
         "RepoTags": [ref],
         "Layers": [_blob(layer.digest) for layer in layers],
     }
-    with replacing(target) as new, tarfile.open(new, "w", copybufsize=_COPY_BYTES) as tar:
+    with replacing(target) as new, tarfile.open(new, "w") as tar:
         _add(tar, "oci-layout", _json({"imageLayoutVersion": "1.0.0"}))
         _add(tar, "index.json", _json({"schemaVersion": 2, "manifests": [index]}))
         _add(tar, "manifest.json", _json([docker]))
