@@ -274,12 +274,13 @@ MINIKUBE_START = "\n".join(
         event("19", "Done", 'Done! kubectl is now configured to use "byok8s-dev" cluster'),
     ]
 )
-MINIKUBE_ABSENT = """\
-{"specversion":"1.0","type":"io.k8s.sigs.minikube.info","data":{"message":"Profile \\"byok8s-dev\\" \
-not found. Run \\"minikube profile list\\" to view all profiles."}}
-{"specversion":"1.0","type":"io.k8s.sigs.minikube.info","data":{"message":"To start a cluster, run: \
-\\"minikube start -p byok8s-dev\\""}}
-"""
+MINIKUBE_ABSENT = json.dumps(
+    {
+        "specversion": "1.0",
+        "type": "io.k8s.sigs.minikube.info",
+        "data": {"message": 'Profile "byok8s-dev" not found. Run "minikube profile list"'},
+    }
+)
 START = [
     *("minikube", "start", "--profile", "byok8s-dev", "--embed-certs", "--interactive=false"),
     *("--wait=all", "--output=json"),

@@ -164,8 +164,8 @@ def _name(item: Any) -> str:
 def _where(error: Exception) -> str:
     if isinstance(error, UnicodeDecodeError):
         return "it is not UTF-8 text"
+    problem = str(getattr(error, "problem", None) or getattr(error, "reason", "not YAML"))
     mark = getattr(error, "problem_mark", None)
-    problem = getattr(error, "problem", None) or getattr(error, "reason", "not YAML")
     return f"line {mark.line + 1}, column {mark.column + 1}: {problem}" if mark else problem
 
 

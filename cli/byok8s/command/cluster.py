@@ -11,7 +11,7 @@ import click
 from byok8s import cluster as clusters
 from byok8s import progress
 from byok8s.cluster import kubeconfig, store
-from byok8s.command.group import debug_option
+from byok8s.command.group import OrderedGroup, debug_option
 from byok8s.exceptions import ClusterError, SettingsError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -57,7 +57,7 @@ def _name(command: F) -> F:
     return click.argument("name", default="dev", callback=_check_name)(command)
 
 
-@click.group()
+@click.group(cls=OrderedGroup)
 def cluster() -> None:
     """Make, look at and delete a local cluster with an S3 server.
 

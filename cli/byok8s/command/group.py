@@ -23,10 +23,17 @@ def debug_option(command: F) -> F:
     )(command)
 
 
-class RootGroup(DefaultGroup):
+class OrderedGroup(click.Group):
+    """A click group that lists its commands in the order in which they were added."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+class RootGroup(OrderedGroup, DefaultGroup):
     """A click group with a default command, which ends in the contract's exit codes."""
 
-    def main(
+    def main(  # type: ignore[override] # there is one way to call it here, and it never returns
         self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any
     ) -> NoReturn:
         """Run a command line and exit: never returns, never lets an exception pass."""

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-
 import click
 
 from byok8s import __version__
 from byok8s.command.cluster import cluster
 from byok8s.command.group import RootGroup
+from byok8s.command.run import run
 
 HELP = """\
 Run a Snakemake workflow on your own Kubernetes cluster, with S3 as the storage.
 
-WORKFLOW names a workflow file and PARAMS a parameter file; `.json`, `.yaml` and `.yml` may be
-left out. 'run' is the default command and may be left out too.
+WORKFLOW names a workflow file and PARAMS a parameter file; their suffix .json, .yaml or .yml may
+be left out. 'run' is the default command and may be left out too.
 
 \b
 Examples:
@@ -42,8 +41,5 @@ def root() -> None:
     """Never shown: the help text is HELP."""
 
 
-with contextlib.suppress(ImportError):  # until every part of `run` is there
-    from byok8s.command.run import run
-
-    root.add_command(run)
+root.add_command(run)
 root.add_command(cluster)

@@ -24,17 +24,24 @@ def section(title: str) -> Callable[[Function], Function]:
     return decorate
 
 
+def option_sections(
+    command: click.Command, ctx: click.Context
+) -> dict[str, list[tuple[str, str]]]:
+    """The options by title, as pairs of names and meaning, in the order of the source."""
+    sections: dict[str, list[tuple[str, str]]] = {}
+    for parameter in command.get_params(ctx):
+        record = parameter.get_help_record(ctx)
+        if record and isinstance(parameter, click.Option):
+            sections.setdefault(getattr(parameter, _TITLE, "Other"), []).append(record)
+    return sections
+
+
 class SectionedCommand(click.Command):
     """A click command that prints its options section by section."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the sections in the order of the source, and click's own --help at the end."""
-        sections: dict[str, list[tuple[str, str]]] = {}
-        for parameter in self.get_params(ctx):
-            record = parameter.get_help_record(ctx)
-            if record and isinstance(parameter, click.Option):
-                sections.setdefault(getattr(parameter, _TITLE, "Other"), []).append(record)
-        for title, records in sections.items():
+        """Write the sections, and click's own --help at the end."""
+        for title, records in option_sections(self, ctx).items():
             with formatter.section(title):
                 formatter.write_dl(records)
 
