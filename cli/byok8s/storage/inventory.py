@@ -93,6 +93,13 @@ class Inventory:
             self._doubted.discard(key)
             self._listed |= {key, f"{key}/"}
 
+    def in_the_way(self, key: str, *, folder: bool) -> list[str]:
+        """Known objects that a new folder, or a new file, of this name replaces."""
+        with self._lock:
+            if folder:
+                return [key] if key in self._known else []
+            return self._slice(f"{key}/")
+
     def facts(self, keys: Iterable[str]) -> dict[str, Any]:
         """What is known of these keys, in words for JSON, for a process that cannot list."""
         objects: dict[str, list[Any]] = {}

@@ -80,10 +80,30 @@ class Objects:
         with _as_storage_error():
             return self.transfers.put_file(key, path)
 
+    def get_folder(self, key: str, path: Path, names: Iterable[str]) -> None:
+        """Download the objects KEY/NAME to a folder, all at once."""
+        with _as_storage_error():
+            self.transfers.get_folder(key, path, names)
+
+    def put_folder(self, key: str, path: Path) -> dict[str, ObjectMeta]:
+        """Upload a folder as KEY/..., in the place of what is there; returns its objects."""
+        with _as_storage_error():
+            return self.transfers.put_folder(key, path)
+
+    def touch(self, key: str) -> ObjectMeta:
+        """Write an object again as it is, for a new mtime."""
+        with _as_storage_error():
+            return self.transfers.touch(key)
+
     def delete(self, keys: Iterable[str]) -> None:
         """Delete exactly these objects."""
         with _as_storage_error():
             self.transfers.delete(keys)
+
+    @property
+    def etags_are_md5(self) -> bool:
+        """Whether a plain ETag is the MD5 of the content, as far as is known."""
+        return self.transfers.etags_are_md5
 
     def __repr__(self) -> str:
         return f"Objects({self.bucket!r})"

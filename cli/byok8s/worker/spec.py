@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 
 JOB_VARIABLE = "BYOK8S_JOB"
 S3_VARIABLE = "BYOK8S_S3"
+FACTS_VARIABLE = "BYOK8S_FACTS"  # file with what the leader knows of the job's files (JSON)
 STORED_VARIABLE = "BYOK8S_STORED"  # file to which the storage provider adds a line per upload
 SECRET_FOLDER = "/var/run/byok8s"  # noqa: S105 (a path, not a secret)
 CREDENTIALS_FILE = f"{SECRET_FOLDER}/credentials"  # AWS INI format, profile "default"

@@ -1,0 +1,422 @@
+"""The Snakemake storage plugin: objects of S3 as files of a workflow.
+
+Imported in pods too, so: nothing of boto3, kubernetes, click or rich. In the leader `lead` says
+where the bucket is and what is known of it; elsewhere, and with plain `snakemake
+--default-storage-provider byok8s`, settings and the AWS_* environment do.
+
+No `from __future__ import annotations` here: Snakemake reads the types of the settings' fields.
+"""
+
+import asyncio
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Optional
+
+from snakemake_interface_common.exceptions import WorkflowError
+from snakemake_interface_storage_plugins.common import Operation
+from snakemake_interface_storage_plugins.io import IOCacheStorageInterface, get_constant_prefix
+from snakemake_interface_storage_plugins.settings import StorageProviderSettingsBase
+from snakemake_interface_storage_plugins.storage_object import (
+    StorageObjectGlob,
+    StorageObjectRead,
+    StorageObjectTouch,
+    StorageObjectWrite,
+)
+from snakemake_interface_storage_plugins.storage_provider import (
+    ExampleQuery,
+    QueryType,
+    StorageProviderBase,
+    StorageQueryValidationResult,
+)
+
+from byok8s.exceptions import StorageError
+from byok8s.storage.inventory import Entry, Inventory
+from byok8s.storage.objects import Objects
+from byok8s.worker.s3 import TransferError, open_store
+from byok8s.worker.spec import FACTS_VARIABLE, S3_VARIABLE, STORED_VARIABLE
+from byok8s.worker.transfer import MARKER, ObjectMeta
+
+_BUCKET = re.compile(r"([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])")
+_QUERY = re.compile(r"s3://([^/]+)/(.+)", re.DOTALL)
+_POOL = ThreadPoolExecutor(16, "byok8s-s3")  # transfers at once, each of one file or folder
+
+
+@dataclass
+class StorageProviderSettings(StorageProviderSettingsBase):
+    """Where the S3 server is. Never credentials: Snakemake prints settings on command lines."""
+
+    endpoint_url: Optional[str] = field(  # noqa: UP045 (Snakemake knows Optional only)
+        default=None, metadata={"help": "S3 endpoint (default: AWS_ENDPOINT_URL_S3, else AWS)"}
+    )
+    region: Optional[str] = field(  # noqa: UP045
+        default=None, metadata={"help": "S3 region (default: AWS_REGION, else us-east-1)"}
+    )
+    credentials_file: Optional[str] = field(  # noqa: UP045
+        default=None,
+        metadata={"help": "AWS credentials file (default: AWS_SHARED_CREDENTIALS_FILE)"},
+    )
+    addressing: Optional[str] = field(  # noqa: UP045
+        default=None,
+        metadata={
+            "help": "path: ENDPOINT/BUCKET/KEY, the default; virtual: BUCKET.ENDPOINT/KEY",
+            "choices": ["path", "virtual"],
+        },
+    )
+    signing: Optional[str] = field(  # noqa: UP045
+        default=None,
+        metadata={"help": "off: for public buckets, without credentials", "choices": ["on", "off"]},
+    )
+    ca_file: Optional[str] = field(  # noqa: UP045
+        default=None,
+        metadata={"help": "Certificates to trust beside the system's (default: AWS_CA_BUNDLE)"},
+    )
+
+
+class Lead:
+    """What the leader knows of its buckets; every storage object of the process uses it."""
+
+    def __init__(
+        self,
+        bucket: str,
+        prefix: str,
+        open_bucket: Callable[[str], Any],
+        look_local: Callable[[str], Entry | None] = lambda key: None,
+        before_retrieval: Callable[[], object] = lambda: None,
+    ) -> None:
+        """open_bucket gives an obstore S3Store, with credentials that refresh themselves.
+
+        look_local is asked for keys of the run's prefix before the bucket is (LocalInputs.look);
+        before_retrieval is called before a download (LocalInputs.flush).
+        """
+        self.bucket = bucket
+        self.prefix = prefix
+        self.look_local = look_local
+        self.before_retrieval = before_retrieval
+        self._open_bucket = open_bucket
+        self._inventories: dict[str, Inventory] = {}
+
+    def inventory(self, bucket: str | None = None) -> Inventory:
+        """What is known of a bucket, by default the run's."""
+        bucket = bucket or self.bucket
+        if bucket not in self._inventories:
+            prefix = self.prefix if bucket == self.bucket else None
+            self._inventories[bucket] = Inventory(Objects(self._open_bucket(bucket)), prefix)
+        return self._inventories[bucket]
+
+    def keys_below(self, folder: str) -> list[str]:
+        """Paths relative to the run's prefix, below a folder of it ('' for all)."""
+        base = f"{self.prefix}/" if self.prefix else ""
+        below = f"{base}{folder}/" if folder else base
+        return [key[len(base) :] for key in self.inventory().keys_below(below)]
+
+    def told_stored(self, key: str, meta: ObjectMeta) -> None:
+        """A job stored an object of the run's bucket."""
+        self.inventory().told_stored(key, meta.size, meta.mtime, meta.etag)
+
+    def told_finished(self, queries: Iterable[str], stored: Iterable[str]) -> None:
+        """A job is done: outputs that it did not report are looked up when next asked for."""
+        reported = set(stored)
+        for query in queries:
+            bucket, key = split_query(query)
+            known = bucket == self.bucket and (
+                key in reported or any(name.startswith(f"{key}/") for name in reported)
+            )
+            if not known:
+                self.inventory(bucket).told_stored(key)
+
+    def facts(self, queries: Iterable[str]) -> dict[str, Any]:
+        """What a pod need not ask about these files of the run's bucket; JSON."""
+        keys = [key for bucket, key in map(split_query, queries) if bucket == self.bucket]
+        return self.inventory().facts(keys)
+
+
+_lead: Lead | None = None
+
+
+def lead(leader: Lead | None) -> None:
+    """Make this process the leader's (None: no longer)."""
+    global _lead  # noqa: PLW0603 (Snakemake makes the providers; there is no other way in)
+    _lead = leader
+
+
+def split_query(query: str) -> tuple[str, str]:
+    """Bucket and key of s3://BUCKET/KEY; raises WorkflowError when it is not of that form."""
+    found = _QUERY.fullmatch(query)
+    if not found:
+        raise WorkflowError(f"'{query}' is not of the form s3://BUCKET/KEY.")
+    return found[1], found[2]
+
+
+class StorageProvider(StorageProviderBase):
+    """Buckets as storage; makes and deletes none."""
+
+    settings: StorageProviderSettings
+
+    def __post_init__(self) -> None:
+        self._own: dict[str, Inventory] = {}
+        self.settings = self.settings or StorageProviderSettings()
+        # of a tagged provider with settings of its own, the leader knows nothing
+        plain = asdict(self.settings) == asdict(StorageProviderSettings())
+        self.leader = _lead if plain else None
+        self._cache: IOCacheStorageInterface | None = None
+
+    def inventory(self, bucket: str) -> Inventory:
+        """What is known of a bucket."""
+        if self.leader:
+            return self.leader.inventory(bucket)
+        if bucket not in self._own:
+            settings = self.settings
+            store = open_store(
+                bucket,
+                settings.endpoint_url,
+                settings.region,
+                settings.credentials_file,
+                path_style=settings.addressing != "virtual",
+                unsigned=settings.signing == "off",
+                ca_file=settings.ca_file,
+            )
+            self._own[bucket] = Inventory(Objects(store))
+            facts = os.environ.get(FACTS_VARIABLE)
+            if facts and Path(facts).exists():
+                told = json.loads(Path(facts).read_text())
+                if told["bucket"] == bucket:
+                    self._own[bucket].learn(told)
+        return self._own[bucket]
+
+    def must_ask(self) -> bool:
+        """Whether others may have changed the bucket unknown to us.
+
+        True in a leader that byok8s does not lead, once its DAG is built: Snakemake has then
+        switched its own cache off, and nobody tells us what the jobs store.
+        """
+        return self.leader is None and self._cache is not None and not self._cache.active
+
+    def list_around(self, key: str, inventory: Inventory, cache: IOCacheStorageInterface) -> None:
+        """Fill the inventory if there is time for it (in a pod there is none)."""
+        self._cache = cache
+        if cache.remaining_wait_time > 0:
+            inventory.prepare(key)
+
+    @classmethod
+    def example_queries(cls) -> list[ExampleQuery]:
+        return [ExampleQuery("s3://mybucket/folder/file.txt", "An object", QueryType.ANY)]
+
+    def use_rate_limiter(self) -> bool:
+        return False
+
+    def rate_limiter_key(self, query: str, operation: Operation) -> Any:
+        return None
+
+    def default_max_requests_per_second(self) -> float:
+        return 0.0
+
+    @classmethod
+    def is_valid_query(cls, query: str) -> StorageQueryValidationResult:
+        reason = _invalid(str(query))
+        return StorageQueryValidationResult(query, reason is None, reason)
+
+    def postprocess_query(self, query: str) -> str:
+        return query.rstrip("/") if query.count("/") > 3 else query
+
+    def list_objects(self, query: Any) -> Iterable[str]:
+        """All objects below a query's constant part; used by Snakemake's command line."""
+        return _below(self, str(query))
+
+
+def _invalid(query: str) -> str | None:
+    found = _QUERY.fullmatch(query)
+    if not found:
+        return "it must be of the form s3://BUCKET/KEY"
+    bucket, key = found[1], found[2]
+    if "{" not in bucket and not _BUCKET.fullmatch(bucket):
+        return (
+            f"'{bucket}' is no bucket name (3 to 63 lower-case letters, digits, dots and hyphens)"
+        )
+    if any(part in ("", ".", "..") for part in key.split("/")):
+        return "the key has an empty, '.' or '..' part"
+    if any(ord(letter) < 32 or ord(letter) == 127 for letter in key):
+        return "the key has a control character, such as a line break"
+    return None
+
+
+def _below(provider: StorageProvider, query: str) -> list[str]:
+    """Objects and folders below the constant part of a query, as queries."""
+    constant = get_constant_prefix(query, strip_incomplete_parts=True)
+    found = re.fullmatch(r"s3://([^/{]+)/(.*)", constant, re.DOTALL)
+    if not found:
+        raise WorkflowError(f"'{query}' must name its bucket without a wildcard.")
+    bucket, prefix = found[1], found[2]
+    if prefix and not prefix.endswith("/"):  # there is no wildcard
+        prefix = prefix[: prefix.rfind("/") + 1]
+    keys = provider.inventory(bucket).keys_below(prefix)
+    folders = {
+        key[:i] for key in keys for i, letter in enumerate(key) if letter == "/" and i > len(prefix)
+    }
+    return [f"s3://{bucket}/{key}" for key in sorted({*keys, *folders})]
+
+
+class StorageObject(StorageObjectRead, StorageObjectWrite, StorageObjectGlob, StorageObjectTouch):
+    """A file s3://BUCKET/KEY, or a folder: the objects s3://BUCKET/KEY/..."""
+
+    provider: StorageProvider
+
+    def __post_init__(self) -> None:
+        # A query that is not valid makes an object too, for Snakemake to ask it whether it is
+        found = _QUERY.fullmatch(self.query)
+        self.bucket, self.key = (found[1], found[2]) if found else ("", self.query)
+
+    @property
+    def _inventory(self) -> Inventory:
+        return self.provider.inventory(self.bucket)
+
+    def local_suffix(self) -> str:
+        return f"{self.bucket}/{self.key}"
+
+    def get_inventory_parent(self) -> str | None:
+        return None  # our own inventory answers, also when Snakemake's is switched off
+
+    async def inventory(self, cache: IOCacheStorageInterface) -> None:
+        with _workflow_errors():
+            self.provider.list_around(self.key, self._inventory, cache)
+
+    def cleanup(self) -> None:
+        """Nothing is left behind: temporary files never outlive a transfer."""
+
+    def _find(self) -> Entry | None:
+        leader = self.provider.leader
+        with _workflow_errors():
+            if leader and self.bucket == leader.bucket and (local := leader.look_local(self.key)):
+                return local
+            inventory = self._inventory
+            if self.provider.must_ask():
+                inventory.told_stored(self.key)
+            return inventory.find(self.key)
+
+    def _entry(self) -> Entry:
+        entry = self._find()
+        if entry is None:
+            raise WorkflowError(f"There is no object {self.query}.")
+        return entry
+
+    def exists(self) -> bool:
+        return self._find() is not None
+
+    def mtime(self) -> float:
+        return self._entry().mtime
+
+    def size(self) -> int:
+        return self._entry().size
+
+    def local_footprint(self) -> int:
+        return self._entry().total
+
+    def checksum(self) -> str | None:
+        entry = self._find()
+        if entry is None or not re.fullmatch("[0-9a-f]{32}", entry.etag):
+            return None
+        return f"md5:{entry.etag}" if self._inventory.objects.etags_are_md5 else None
+
+    async def managed_retrieve(self) -> None:
+        await self.wait_for_free_space()
+        await _in_thread(self.retrieve_object, "retrieve", self.query)
+
+    async def managed_store(self) -> None:
+        await _in_thread(self.store_object, "store", self.query)
+
+    def retrieve_object(self) -> None:
+        """Download to the local path; a file or folder appears complete or not at all."""
+        if self.provider.leader:
+            self.provider.leader.before_retrieval()
+        path = self.local_path()
+        entry = self._entry()
+        with _workflow_errors():
+            objects = self._inventory.objects
+            if entry.names is not None:
+                objects.get_folder(self.key, path, entry.names)
+            else:
+                if path.is_dir():
+                    shutil.rmtree(path)
+                objects.get_file(self.key, path)
+
+    def store_object(self) -> None:
+        """Upload the local path; what was a file and becomes a folder, or back, is replaced."""
+        path = self.local_path()
+        if not path.exists():
+            raise WorkflowError(f"There is no {path} to be stored as {self.query}.")
+        with _workflow_errors():
+            objects, inventory = self._inventory.objects, self._inventory
+            objects.delete(inventory.in_the_way(self.key, folder=path.is_dir()))
+            if path.is_dir():
+                stored = {
+                    f"{self.key}/{name}": meta
+                    for name, meta in objects.put_folder(self.key, path).items()
+                }
+            else:
+                stored = {self.key: objects.put_file(self.key, path)}
+        inventory.told_gone(self.key)
+        for key, meta in stored.items():
+            inventory.told_stored(key, meta.size, meta.mtime, meta.etag)
+        self._tell_worker(stored)
+
+    def _tell_worker(self, stored: dict[str, ObjectMeta]) -> None:
+        """Leave a line per object of the run's bucket for the worker, which tells the leader."""
+        path, s3 = os.environ.get(STORED_VARIABLE), os.environ.get(S3_VARIABLE)
+        if path and s3 and json.loads(s3)["bucket"] == self.bucket:
+            lines = [json.dumps([k, m.size, m.mtime, m.etag]) + "\n" for k, m in stored.items()]
+            with open(path, "a") as file:
+                file.write("".join(lines))
+
+    def remove(self) -> None:
+        """Delete this object; of a folder, the objects below it."""
+        with _workflow_errors():
+            inventory = self._inventory
+            entry = inventory.find(self.key)
+            if entry is not None:
+                below = inventory.objects.list(f"{self.key}/") if entry.names is not None else ()
+                inventory.objects.delete([self.key, *below])
+            inventory.told_gone(self.key)
+
+    def touch(self) -> None:
+        """Give the object a new mtime by writing it again; of a folder, its marker."""
+        with _workflow_errors():
+            inventory = self._inventory
+            folder = self._entry().names is not None
+            key = f"{self.key}/{MARKER}" if folder else self.key
+            if folder:
+                inventory.objects.put_bytes(key, b"")
+                meta = ObjectMeta(0, time.time())
+            else:
+                meta = inventory.objects.touch(key)
+            inventory.told_stored(key, meta.size, meta.mtime, meta.etag)
+
+    def list_candidate_matches(self) -> Iterable[str]:
+        with _workflow_errors():
+            return _below(self.provider, self.query)
+
+
+class _workflow_errors:
+    """Our sentences in Snakemake's error class, which it prints without a traceback."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
+        if isinstance(error, StorageError | TransferError):
+            raise WorkflowError(str(error)) from None
+
+
+async def _in_thread(work: Callable[[], None], verb: str, query: str) -> None:
+    """Let transfers of one job run side by side; Snakemake's own loop would do one at a time."""
+    try:
+        await asyncio.get_running_loop().run_in_executor(_POOL, work)
+    except WorkflowError:
+        raise
+    except OSError as error:
+        raise WorkflowError(f"Could not {verb} {query}: {error}") from error
