@@ -6,7 +6,7 @@ import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from enum import StrEnum
+from enum import StrEnum, auto
 from typing import Any, Literal
 
 from byok8s.batch.pods import CONTAINER
@@ -17,23 +17,23 @@ Pod = Mapping[str, Any]
 class Cause(StrEnum):
     """Why a job failed, or what it waits for."""
 
-    COMMAND_FAILED = "command failed"
-    OUT_OF_MEMORY = "out of memory"
-    DEADLINE = "deadline exceeded"
-    EVICTED = "evicted"
-    PREEMPTED = "preempted"
-    NODE_LOST = "node lost"
-    NODE_SHUTDOWN = "node shut down"
-    NODE_REFUSED = "node refused the pod"
-    IMAGE_PULL = "image cannot be pulled"
-    INVALID_IMAGE = "invalid image name"
-    CONFIG_ERROR = "config error"
-    VOLUME = "volume cannot be mounted"
-    UNSCHEDULABLE = "unschedulable"
-    CREATE_REFUSED = "create refused"
-    KILLED = "killed"
-    DELETED = "deleted by somebody else"
-    UNKNOWN = "unknown"
+    COMMAND_FAILED = auto()
+    OUT_OF_MEMORY = auto()
+    DEADLINE = auto()
+    EVICTED = auto()
+    PREEMPTED = auto()
+    NODE_LOST = auto()
+    NODE_SHUTDOWN = auto()
+    NODE_REFUSED = auto()
+    IMAGE_PULL = auto()
+    INVALID_IMAGE = auto()
+    CONFIG_ERROR = auto()
+    VOLUME = auto()
+    UNSCHEDULABLE = auto()
+    CREATE_REFUSED = auto()
+    KILLED = auto()
+    DELETED = auto()
+    UNKNOWN = auto()
 
 
 @dataclass(frozen=True)

@@ -181,7 +181,7 @@ def _volumes(request: PodRequest, secret: str | None) -> list[dict[str, Any]]:
 
 def _resources(request: PodRequest) -> dict[str, Any]:
     requests = {"cpu": f"{max(1, math.ceil(request.cpu * 1000))}m"}
-    limits = {}
+    limits: dict[str, str] = {}
     if request.memory_mb is not None:
         requests["memory"] = f"{request.memory_mb}M"
         if request.limit_memory:

@@ -20,6 +20,7 @@ class RunRecord:
         self._base = f"/api/v1/namespaces/{client.namespace}"
         self.owner: dict[str, Any] = {}  # the owner reference for pods and the Secret
         self.secret: str | None = None
+        self._files: set[str] = set()
 
     def create(self, secret_files: Mapping[str, str]) -> None:
         """Make both, or find the ConfigMap of an earlier leader of the same run.
@@ -44,8 +45,10 @@ class RunRecord:
             self.put_secret(secret_files)
 
     def put_secret(self, files: Mapping[str, str]) -> None:
-        """Make the Secret hold exactly `files`; mounted copies follow within about a minute."""
-        data = {name: base64.b64encode(text.encode()).decode() for name, text in files.items()}
+        """Make the Secret hold `files`; mounted copies follow within about a minute."""
+        data: dict[str, str | None] = {
+            name: base64.b64encode(text.encode()).decode() for name, text in files.items()
+        }
         metadata = {**self._metadata(), "ownerReferences": [self.owner]}
         body = {
             "apiVersion": "v1",
@@ -60,7 +63,9 @@ class RunRecord:
         except ApiError as error:
             if error.reason != "AlreadyExists":
                 raise
-            self._client.call("PUT", f"{path}/{self._run.name}", body=body)
+            obsolete = dict.fromkeys(self._files - data.keys())  # null removes
+            self._client.patch(f"{path}/{self._run.name}", {"data": {**obsolete, **data}})
+        self._files = set(files)
         self.secret = self._run.name
 
     def delete(self, *, keep_config_map: bool, patience: float) -> list[str]:

@@ -51,23 +51,30 @@ class Steward:
         self._stop.set()
 
     def _loop(self) -> None:
+        steps = (
+            self._remember_version,
+            self._probe_quota,
+            self._size_up,
+            self._give_up,
+            self._look_into_slow_starts,
+            self._collect,
+        )
         while not self._stop.wait(TICK_SECONDS):
-            try:
-                self._tick()
-            except Byok8sError as error:  # all of it is tried again
-                _log.debug("housekeeping: %s", error)
+            for step in steps:
+                try:
+                    step()
+                except Byok8sError as error:  # it is tried again
+                    _log.debug("%s: %s", step.__name__.strip("_"), error)
 
-    def _tick(self) -> None:
+    def _remember_version(self) -> None:
         now = time.monotonic()
         self._versions.append((now, self._watch.version))
         while len(self._versions) > 1 and self._versions[1][0] <= now - FAILED_STAY_SECONDS:
             self._versions.popleft()
+
+    def _probe_quota(self) -> None:
         if self._is_due("probe", PROBE_SECONDS):
             self._creators.unpark()
-        self._size_up()
-        self._give_up()
-        self._look_into_slow_starts()
-        self._collect()
 
     def _is_due(self, what: str, seconds: float) -> bool:
         now = time.monotonic()
