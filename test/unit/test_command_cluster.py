@@ -8,6 +8,7 @@ import subprocess
 import pytest
 from byok8s import cluster
 from byok8s.cluster import ClusterInfo, S3Server, kubeconfig, store
+from byok8s.command.cluster import DRIVERS
 from byok8s.command.root import root
 
 SECRET = "MARKER'secret key"
@@ -197,3 +198,7 @@ def test_a_cluster_of_another_driver(byok8s):
     assert code == 2
     assert "made by driver 'native', not by 'minikube'" in err
     assert byok8s("cluster status --driver minikube")[0] == 3
+
+
+def test_every_driver_can_be_named():
+    assert tuple(cluster.DRIVERS) == DRIVERS

@@ -1,20 +1,23 @@
-"""`byok8s cluster`: a Kubernetes cluster and an S3 server on this machine."""
+"""`byok8s cluster`: a Kubernetes cluster and an S3 server on this machine.
+
+byok8s.cluster is imported inside the commands: it would add a third to the time of --help.
+"""
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from byok8s import cluster as clusters
-from byok8s import progress
-from byok8s.cluster import kubeconfig, store
 from byok8s.command.group import OrderedGroup, debug_option
 from byok8s.exceptions import ClusterError, SettingsError
 
+if TYPE_CHECKING:
+    from byok8s.cluster import ClusterInfo
+
 F = TypeVar("F", bound=Callable[..., Any])
+DRIVERS = ("kind", "minikube", "k3d", "native")  # those of byok8s.cluster, as a test holds
 
 
 def _check_provider(_ctx: click.Context, _param: click.Parameter, provider: str) -> str:
@@ -27,6 +30,8 @@ def _check_provider(_ctx: click.Context, _param: click.Parameter, provider: str)
 
 
 def _check_name(_ctx: click.Context, _param: click.Parameter, name: str) -> str:
+    from byok8s.cluster import store
+
     return store.check_name(name)
 
 
@@ -36,7 +41,7 @@ def _options(command: F) -> F:
         debug_option,
         click.option(
             "--driver",
-            type=click.Choice(list(clusters.DRIVERS)),
+            type=click.Choice(DRIVERS),
             help="How the cluster is, or was, made.  [default: the first that can be used here]",
         ),
         click.option(
@@ -91,15 +96,21 @@ def create(name: str, driver: str | None) -> None:
                 (about five minutes) and started without any container engine,
                 with an S3 server
     """
+    from byok8s import cluster as clusters
+    from byok8s.cluster import store
+    from byok8s.progress import reporter
+
     known = store.load(name)
     was_running = known is not None and clusters.is_running(known)
-    info = clusters.create(name, driver, progress.reporter())
+    info = clusters.create(name, driver, reporter())
     click.echo(f"Cluster '{name}' is {'already running' if was_running else 'ready'}.")
     for line in _description(info):
         click.echo(line)
 
 
-def _description(info: clusters.ClusterInfo) -> list[str]:
+def _description(info: ClusterInfo) -> list[str]:
+    from byok8s.cluster import kubeconfig
+
     lines = [
         f"  driver        {info.driver}",
         f"  context       {info.context} (now the current one of {kubeconfig.paths()[0]})",
@@ -126,6 +137,8 @@ def _description(info: clusters.ClusterInfo) -> list[str]:
 @_options
 def list_(driver: str | None) -> None:
     """List the clusters that byok8s made on this machine."""
+    from byok8s import cluster as clusters
+
     found = [info for info in clusters.list_clusters() if driver in (None, info.driver)]
     if not found:
         click.echo("There is no cluster; make one with: byok8s cluster create")
@@ -150,6 +163,8 @@ def status(name: str, driver: str | None) -> None:
 
     One row per component; the exit code is 3 when the cluster is not running.
     """
+    from byok8s import cluster as clusters
+
     info = _find(name, driver)
     rows = clusters.load_driver(info.driver).status(name)
     _print_table([("COMPONENT", "STATE"), *rows])
@@ -169,6 +184,8 @@ def env(name: str, driver: str | None) -> None:
     Example:
       eval "$(byok8s cluster env)" && aws s3 ls
     """
+    import shlex
+
     server = _find(name, driver).s3
     if server is None:
         raise ClusterError(
@@ -197,13 +214,18 @@ def delete(name: str, driver: str | None) -> None:
 
     Everything that belongs to it goes, what is in the buckets of its S3 server too.
     """
-    if clusters.delete(name, driver, progress.reporter()):
+    from byok8s import cluster as clusters
+    from byok8s.progress import reporter
+
+    if clusters.delete(name, driver, reporter()):
         click.echo(f"Cluster '{name}' is deleted.")
     else:
         click.echo(f"There is no cluster '{name}'; nothing to delete.")
 
 
-def _find(name: str, driver: str | None) -> clusters.ClusterInfo:
+def _find(name: str, driver: str | None) -> ClusterInfo:
+    from byok8s.cluster import store
+
     info = store.load(name)
     if info is None or driver not in (None, info.driver):
         made_by = f" made by driver '{driver}'" if driver else ""

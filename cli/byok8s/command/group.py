@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TypeVar
 
@@ -56,6 +55,8 @@ def _debug_last(arguments: list[str]) -> list[str]:
 def _report(error: Exception, debug: bool) -> int:
     """Tell of the error on stderr and return the exit code."""
     if debug and not isinstance(error, click.exceptions.Exit):
+        import traceback
+
         traceback.print_exception(error)
     match error:
         case click.exceptions.Abort():  # what click makes of Ctrl-C
