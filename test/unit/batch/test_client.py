@@ -1,0 +1,149 @@
+"""What is retried, what is not, and what a user is told when a cluster cannot be used."""
+
+from __future__ import annotations
+
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from byok8s.batch import ApiError, KubeClient
+from byok8s.exceptions import ClusterError
+from support.fakeapi import Api, Says, kubeconfig, refusal
+
+PODS = "/api/v1/namespaces/lab/pods"
+
+
+@pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
+def test_passing_refusals_are_retried(api: Api, client: KubeClient, status: int):
+    api.in_turn(refusal(status, "Busy", "later"), Says({"ok": True}))
+    assert client.get(PODS) == {"ok": True}
+    assert len(api.asked) == 2
+
+
+def test_a_cut_connection_is_retried(api: Api, client: KubeClient):
+    api.in_turn(Says(cut=True), Says(cut=True), Says({"ok": True}))
+    assert client.create(PODS, {"a": 1}) == {"ok": True}
+    assert [a.body for a in api.asked] == [{"a": 1}] * 3
+
+
+def test_retry_after_is_obeyed(api: Api, client: KubeClient):
+    api.in_turn(refusal(429, "TooManyRequests", "slow down", Retry_After="1"), Says())
+    began = time.monotonic()
+    client.get(PODS)
+    assert 1.0 <= time.monotonic() - began < 2.0
+
+
+@pytest.mark.parametrize("status", [400, 403, 404, 409, 422])
+def test_other_refusals_are_not_retried(api: Api, client: KubeClient, status: int):
+    api.in_turn(refusal(status, "Why", "the server's own sentence"))
+    with pytest.raises(ApiError, match="the server's own sentence") as caught:
+        client.create(PODS, {})
+    assert (caught.value.status, caught.value.reason) == (status, "Why")
+    assert len(api.asked) == 1
+
+
+def test_patience_ends(api: Api, client: KubeClient):
+    api.in_turn(refusal(503, "Down", "down"))
+    began = time.monotonic()
+    with pytest.raises(ApiError):
+        client.call("GET", PODS, patience=0.5)
+    assert time.monotonic() - began < 2
+    assert len(api.asked) > 1
+
+
+def test_a_stopped_caller_does_not_wait_on(api: Api, client: KubeClient):
+    api.in_turn(refusal(503, "Down", "down", Retry_After="30"))
+    stop = threading.Event()
+    threading.Timer(0.2, stop.set).start()
+    began = time.monotonic()
+    with pytest.raises(ApiError):
+        client.call("GET", PODS, stop=stop)
+    assert time.monotonic() - began < 1
+
+
+def test_an_expired_token_is_renewed_once(api: Api, tmp_path: Path):
+    plugin = tmp_path / "plugin.py"
+    plugin.write_text(
+        "import json, pathlib\n"
+        f"count = pathlib.Path({str(tmp_path / 'count')!r})\n"
+        "n = int(count.read_text()) + 1 if count.exists() else 1\n"
+        "count.write_text(str(n))\n"
+        "print(json.dumps({'apiVersion': 'client.authentication.k8s.io/v1',\n"
+        "  'kind': 'ExecCredential', 'status': {'token': f'token-{n}'}}))\n"
+    )
+    version = "client.authentication.k8s.io/v1"
+    user = {"exec": {"apiVersion": version, "command": sys.executable, "args": [str(plugin)]}}
+    client = KubeClient.load(kubeconfig(tmp_path / "config", api.url, user))
+
+    def answer(asked):
+        good = asked.authorization == "Bearer token-2"
+        return Says({"ok": True}) if good else refusal(401, "Unauthorized", "Unauthorized")
+
+    api.answer = answer
+    assert client.get(PODS) == {"ok": True}
+    assert [a.authorization for a in api.asked] == ["Bearer token-1", "Bearer token-2"]
+    api.in_turn(refusal(401, "Unauthorized", "Unauthorized"))
+    with pytest.raises(ClusterError, match="does not accept the credentials of context 'test'"):
+        client.version()
+    assert len(api.asked) == 4
+
+
+def test_a_credential_plugin_that_fails_is_named(api: Api, tmp_path: Path):
+    user = {"exec": {"apiVersion": "client.authentication.k8s.io/v1", "command": "no-such-plugin"}}
+    with pytest.raises(ClusterError, match=r"credentials of context 'test'.*no-such-plugin"):
+        KubeClient.load(kubeconfig(tmp_path / "config", api.url, user))
+
+
+def test_calls_are_counted_by_verb_and_resource(api: Api, client: KubeClient):
+    client.get(PODS)
+    client.get(f"{PODS}/a")
+    client.get(f"{PODS}/a/log")
+    client.delete(PODS, labelSelector="x=y")
+    assert client.calls == {"GET pods": 2, "GET pods/log": 1, "DELETE pods": 1}
+    assert api.asked[-1].query == {"labelSelector": "x=y"}
+
+
+def test_permission_and_namespace(api: Api, client: KubeClient):
+    api.in_turn(Says({"status": {"allowed": True}}), Says({"status": {"allowed": False}}))
+    assert client.can_i("create", "pods", subresource="log")
+    asked = api.asked[0].body["spec"]["resourceAttributes"]
+    assert (asked["namespace"], asked["verb"], asked["subresource"]) == ("lab", "create", "log")
+    assert not client.can_i("delete", "secrets")
+    api.in_turn(refusal(404, "NotFound", 'namespaces "lab" not found'))
+    assert not client.namespace_exists()
+    api.in_turn(refusal(403, "Forbidden", "may not get namespaces"))
+    assert client.namespace_exists()  # we may not know
+
+
+def test_an_unreachable_server_is_told_at_once(tmp_path: Path):
+    with socket.socket() as sock:  # a port that nobody listens on
+        sock.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{sock.getsockname()[1]}"
+    client = KubeClient.load(kubeconfig(tmp_path / "config", url))
+    began = time.monotonic()
+    with pytest.raises(ClusterError, match=f"{url} of context 'test': connection refused"):
+        client.version()
+    assert time.monotonic() - began < 1
+
+
+def test_a_silent_server_is_told_within_the_timeout(tmp_path: Path):
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        url = f"http://127.0.0.1:{sock.getsockname()[1]}"
+        client = KubeClient.load(kubeconfig(tmp_path / "config", url))
+        began = time.monotonic()
+        with pytest.raises(ClusterError, match="no answer in time"):
+            client.version(timeout=0.5)
+    assert time.monotonic() - began < 2
+
+
+def test_what_is_no_kubernetes_is_told(api: Api, client: KubeClient):
+    api.in_turn(Says("<html>hello</html>"))
+    with pytest.raises(ClusterError, match="is not a Kubernetes API"):
+        client.version()
+
+
+def test_the_token_is_in_no_repr(api: Api, client: KubeClient):
+    assert "open-sesame" not in repr(client) + str(vars(client))
