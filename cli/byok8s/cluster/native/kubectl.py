@@ -1,0 +1,52 @@
+"""kubectl, which is part of the node binary: for our manifests, and for the user."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import byok8s.cluster
+from byok8s import settings
+from byok8s.cluster.native.binaries import KUBERNETES
+from byok8s.cluster.native.layout import Layout
+from byok8s.cluster.native.shell import run
+from byok8s.progress import Reporter
+
+_LINK = Path("/usr/local/bin/kubectl")
+_MANIFESTS = Path(byok8s.cluster.__file__).parent / "manifests"
+
+
+def apply_manifests(layout: Layout) -> None:
+    """Apply what a cluster has from its start, over what earlier versions of byok8s applied."""
+    run(
+        [
+            str(KUBERNETES.path),
+            "kubectl",
+            f"--cache-dir={layout.root / 'kubectl'}",  # by default in the user's ~/.kube
+            f"--kubeconfig={layout.config / 'admin.kubeconfig'}",
+            "apply",
+            "--server-side",
+            "--force-conflicts",
+            f"--filename={_MANIFESTS}",
+        ]
+    )
+
+
+def link(report: Reporter) -> None:
+    """Give the user a kubectl where there is none."""
+    if _is_ours() or not shutil.which("kubectl"):
+        new = not _is_ours()
+        _LINK.unlink(missing_ok=True)
+        _LINK.symlink_to(KUBERNETES.folder / "kubectl")
+        if new:
+            report.note(f"There was no kubectl here: {_LINK} is one now, until the cluster goes.")
+
+
+def unlink() -> None:
+    """Take away the kubectl that link() gave."""
+    if _is_ours():
+        _LINK.unlink()
+
+
+def _is_ours() -> bool:
+    return _LINK.is_symlink() and _LINK.readlink().is_relative_to(settings.cache_folder())
