@@ -57,6 +57,16 @@ def elapsed(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} m"
 
 
+def file_size(count: int) -> str:
+    """A number of bytes as people write it: "12 bytes", "3.1 MB" (1 MB is 10^6 bytes)."""
+    value = float(count)
+    for unit in ("bytes", "KB", "MB", "GB"):
+        if value < 999.5 or unit == "GB":
+            break
+        value /= 1000
+    return f"{count} bytes" if unit == "bytes" else f"{value:.1f} {unit}"
+
+
 class PlainReporter:
     """Whole lines only: for pipes, files and continuous integration."""
 

@@ -25,12 +25,13 @@ _SECONDS_BETWEEN_LINES = 10.0
 class Display:
     """The listener of a run (byok8s.workflow.events.Listener)."""
 
-    def __init__(self, stream: TextIO | None = None) -> None:
+    def __init__(self, stream: TextIO | None = None, *, dry_run: bool = False) -> None:
         from rich.console import Console
 
         self._console: Console = Console(
             file=stream or sys.stdout, markup=False, highlight=False, soft_wrap=True
         )
+        self._dry_run = dry_run  # then Snakemake itself shows the jobs
         self._live: Live | None = None
         self._lock = threading.RLock()
         self._began = time.monotonic()
@@ -56,6 +57,8 @@ class Display:
 
     def planned(self, counts: Mapping[str, int]) -> None:
         self.total = sum(counts.values())
+        if self._dry_run:
+            return
         rules = ", ".join(f"{rule} {n}" if n > 1 else rule for rule, n in counts.items())
         self.note(f"{self.total} job{'s' * (self.total != 1)} to run: {rules}")
 

@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from byok8s.exceptions import Interrupted, SettingsError, WorkflowFailed
-from byok8s.progress import Reporter, elapsed
+from byok8s.progress import Reporter, elapsed, file_size
 from byok8s.run.display import Display
 from byok8s.run.interrupts import Interrupts
 from byok8s.run.preflight import Ready, preflight
 from byok8s.settings import RunSettings
 
 if TYPE_CHECKING:
-    from byok8s.workflow.api import Parts, Plan
+    from byok8s.workflow.api import Plan
     from byok8s.workflow.bucket import WorkflowBucket
     from byok8s.workflow.session import Session
 
@@ -41,7 +41,7 @@ def run_workflow(settings: RunSettings, report: Reporter) -> None:
     began = time.monotonic()
     with report.step("Checking the files, the cluster and the bucket"):
         ready = preflight(settings)
-    display = Display()
+    display = Display(dry_run=settings.dry_run)
     display.note(_headline(settings, ready))
     with _one_run_at_a_time(), _aws_environment(ready):
         targets = _execute(settings, ready, display)
@@ -53,7 +53,9 @@ def _execute(settings: RunSettings, ready: Ready, display: Display) -> tuple[str
     from byok8s.workflow import api
     from byok8s.workflow.bucket import WorkflowBucket
 
-    bucket = WorkflowBucket.of(ready.s3, ready.account) if ready.s3 and ready.account else None
+    bucket = None
+    if ready.s3 is not None and ready.account is not None:
+        bucket = WorkflowBucket.of(ready.s3, ready.account, Path.cwd())
     plan = _plan(settings, ready)
     session = None if settings.local else _session(ready, bucket, display, plan.configfile)
     parts = api.Parts(listener=display, session=session)
@@ -76,8 +78,8 @@ def _execute(settings: RunSettings, ready: Ready, display: Display) -> tuple[str
             raise _failed(display, error) from error
         finally:
             _leave(session, bucket, display)
-            if bucket is not None and settings.dry_run and (pending := bucket.pending()):
-                display.note(f"Would upload {pending} changed input files")
+            if bucket is not None and settings.dry_run:
+                _say_pending(display, *bucket.inputs.pending())
 
 
 def _leave(session: Session | None, bucket: WorkflowBucket | None, display: Display) -> None:
@@ -120,7 +122,7 @@ def _session(
     from byok8s.batch import RunIdentity
     from byok8s.workflow.session import Session
 
-    assert bucket is not None and ready.client is not None and ready.account is not None  # noqa: S101
+    assert bucket is not None and ready.client is not None and ready.account is not None
     account = ready.account
     return Session(
         client=ready.client,
@@ -133,6 +135,7 @@ def _session(
         workdir=Path.cwd(),
         configfile=configfile,
         inputs=bucket.inputs,
+        leader=bucket.leader,
     )
 
 
@@ -149,6 +152,12 @@ def _owner() -> str:
         return getpass.getuser()
     except (KeyError, OSError):  # a user id without a name, as in containers
         return f"uid-{os.getuid()}"
+
+
+def _say_pending(display: Display, count: int, size: int) -> None:
+    if count:
+        files = f"{count} new or changed input file{'s' * (count != 1)}"
+        display.note(f"Would upload {files} ({file_size(size)}) to the bucket")
 
 
 @contextlib.contextmanager
@@ -207,9 +216,7 @@ def _headline(settings: RunSettings, ready: Ready) -> str:
     return f"{'Dry run of ' if settings.dry_run else ''}{what} {where}{files}"
 
 
-def _conclusion(
-    ready: Ready, targets: tuple[str, ...], display: Display, seconds: float
-) -> str:
+def _conclusion(ready: Ready, targets: tuple[str, ...], display: Display, seconds: float) -> str:
     shown = ", ".join(targets[:3]) + (f" and {len(targets) - 3} more" if len(targets) > 3 else "")
     where = f" in {ready.s3.location}" if ready.s3 else ""
     if not display.total:

@@ -20,6 +20,7 @@ from byok8s.worker.s3 import open_store
 from byok8s.worker.spec import (
     CREDENTIALS_FILE,
     ENVIRONMENT_FILE,
+    FACTS_VARIABLE,
     JOB_VARIABLE,
     S3_VARIABLE,
     STAGING_FAILED,
@@ -73,14 +74,23 @@ def unpack_sources(store: Any, spec: JobSpec) -> None:
     if hashlib.sha256(data).hexdigest() != spec.sources_sha256:
         raise ValueError(f"{spec.sources_key} is not what was uploaded")
     with tarfile.open(fileobj=io.BytesIO(data)) as archive:
-        archive.extractall(".", filter="data")
+        # The archive is the leader's own; Python before 3.11.4 has no filters
+        safe = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+        archive.extractall(".", **safe)  # type: ignore[arg-type]  # noqa: S202
     Path(spec.workdir).mkdir(parents=True, exist_ok=True)
 
 
 def run(spec: JobSpec) -> Result:
     """Run the job's command; its output goes to the pod's log and to a file."""
     stored = Path("/tmp/byok8s.stored")  # noqa: S108 (the pod's own /tmp)
-    environment = {**os.environ, **user_environment(), STORED_VARIABLE: str(stored)}
+    facts = Path("/tmp/byok8s.facts")  # noqa: S108
+    facts.write_text(json.dumps(spec.facts))
+    environment = {
+        **os.environ,
+        **user_environment(),
+        STORED_VARIABLE: str(stored),
+        FACTS_VARIABLE: str(facts),
+    }
     environment.pop(JOB_VARIABLE)
     began = time.monotonic()
     with (

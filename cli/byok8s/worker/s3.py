@@ -101,6 +101,7 @@ def open_store(
         # under this name, since the environment's AWS_ENDPOINT_URL_S3 outdoes "endpoint"
         config["aws_endpoint_url_s3"] = endpoint if path_style else _with_bucket(endpoint, bucket)
     config["virtual_hosted_style_request"] = not path_style
+    config["disable_bulk_delete"] = True  # not every server knows DeleteObjects
     if ca_file or (ca_file := environment("AWS_CA_BUNDLE")):
         client["root_certificate"] = Path(ca_file).read_bytes()
     if unsigned:

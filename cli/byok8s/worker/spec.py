@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 JOB_VARIABLE = "BYOK8S_JOB"
 S3_VARIABLE = "BYOK8S_S3"
@@ -46,6 +47,7 @@ class JobSpec:
     log_key: str
     result_key: str  # for results that exceed the termination message
     rule_logs: tuple[str, ...] = ()  # paths below workdir: the rule's `log:` files
+    facts: dict[str, Any] = field(default_factory=dict)  # storage.inventory: known objects
 
     def dumps(self) -> str:
         return json.dumps(asdict(self))

@@ -113,7 +113,7 @@ class Transfers:
             def fetch(start: int) -> bytes:
                 end = min(start + part, meta.size)
                 if start == 0:
-                    data = _start(result, end)
+                    data: Any = _start(result, end)
                 else:
                     options: Any = {"range": (start, end)}
                     if meta.etag:  # 412 when the object was replaced meanwhile
@@ -249,9 +249,7 @@ class Transfers:
         if "" in keys:
             raise ValueError("an empty key names no object")
         with sentences("delete", self.bucket, keys[0] if keys else ""):
-            if len(keys) == 1:
-                self.store.delete(keys[0])
-            elif keys:
+            if keys:
                 self.store.delete(keys)
 
 
@@ -301,7 +299,7 @@ def _etag(result: Any) -> str:
     return (result["e_tag"] or "").strip('"')
 
 
-def _md5(data: bytes = b"") -> Any:
+def _md5(data: Any = b"") -> Any:
     return hashlib.md5(data, usedforsecurity=False)
 
 
@@ -314,20 +312,21 @@ def _part_size(attributes: Any, meta: ObjectMeta) -> tuple[int, bool]:
     return PART, False
 
 
-def _whole(result: Any, size: int) -> bytes:
-    data = bytes(result.bytes())
+def _whole(result: Any, size: int) -> Any:
+    """The body, as something with the buffer protocol."""
+    data = result.bytes()
     if len(data) != size:
         raise _Broken(f"{len(data)} bytes came of {size}")
     return data
 
 
-def _start(result: Any, size: int) -> bytes:
+def _start(result: Any, size: int) -> Any:
     """The first bytes of an open download, which is then given up."""
     data = bytearray()
     for chunk in result.stream(min_chunk_size=1024 * 1024):
         data += chunk
         if len(data) >= size:
-            return bytes(data[:size])
+            return memoryview(data)[:size]
     raise _Broken(f"{len(data)} bytes came of {size}")
 
 

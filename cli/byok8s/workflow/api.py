@@ -59,7 +59,9 @@ def execute(plan: Plan, parts: Parts) -> tuple[str, ...]:
 
     handler = EventHandler(parts.listener)
     with SnakemakeApi(_output_settings(plan)) as api:
-        _replace_stream_handler(logger, handler, keep=plan.verbose or plan.dry_run)
+        if not (plan.verbose or plan.dry_run):
+            _remove_stream_handler(logger)
+        logger.addHandler(handler)
         try:
             workflow_api = _workflow_api(api, plan)
             workflow = _parsed_workflow(workflow_api, plan, parts)
@@ -68,17 +70,22 @@ def execute(plan: Plan, parts: Parts) -> tuple[str, ...]:
             raise
         except Exception as error:
             api.print_exception(error)
-            raise _as_ours(error, handler, parts) from error
+            text = _explanation(error, handler)
+            if text.startswith("Traceback"):  # neither Snakemake's nor the Snakefile's, but ours
+                raise
+            raise (WorkflowFailed if handler.jobs_started else SettingsError)(text) from error
         return _targets(workflow)
 
 
 def _output_settings(plan: Plan) -> Any:
+    from snakemake.settings.enums import Quietness
     from snakemake.settings.types import OutputSettings
 
     return OutputSettings(
         dryrun=plan.dry_run,
         printshellcmds=True,
         verbose=plan.verbose,
+        quiet=None if plan.verbose else {Quietness.HOST},
         stdout=plan.dry_run,
         nocolor=not os.isatty(1),
     )
@@ -106,8 +113,8 @@ def _workflow_api(api: Any, plan: Plan) -> Any:
         resource_settings=ResourceSettings(
             nodes=plan.jobs or UNLIMITED,
             cores=plan.jobs or os.cpu_count() or 1,
-            # explicit: Snakemake's own "full" set would ask for 50 GB of disk (snakemake#4205)
-            default_resources=Resources.from_mapping({"tmpdir": "system_tmpdir"}),
+            # explicit: the "full" set, Snakemake's choice for clusters, asks for 50 GB of disk
+            default_resources=Resources.default("bare"),
         ),
         storage_settings=StorageSettings(**storage),
         workflow_settings=WorkflowSettings(),
@@ -215,19 +222,18 @@ def _targets(workflow: Any) -> tuple[str, ...]:
     return tuple(dict.fromkeys(paths))
 
 
-def _as_ours(error: Exception, handler: EventHandler, parts: Parts) -> Byok8sError:
-    """The user's mistake (exit 2) as long as nothing was submitted, else a failed workflow."""
-    text = "\n".join(handler.errors).strip() or str(error)
-    return WorkflowFailed(text) if handler.jobs_started else SettingsError(text)
+def _explanation(error: Exception, handler: EventHandler) -> str:
+    """What Snakemake says of an error, without the lines that say nothing."""
+    text = "\n".join(handler.errors) or str(error)
+    lines = [line for line in text.splitlines() if line.strip() not in ("", "None")]
+    return "\n".join(lines)
 
 
-def _replace_stream_handler(logger: Any, handler: EventHandler, *, keep: bool) -> None:
+def _remove_stream_handler(logger: Any) -> None:
     """Snakemake's own lines go to its log file; a person sees ours."""
-    if not keep:
-        for old in list(logger.handlers):
-            if old.name == "DefaultStreamHandler":
-                logger.removeHandler(old)
-    logger.addHandler(handler)
+    for old in list(logger.handlers):
+        if old.name == "DefaultStreamHandler":
+            logger.removeHandler(old)
 
 
 async def _none(job: Any) -> Any:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
+import os
+import shlex
 import threading
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
@@ -16,13 +15,13 @@ from snakemake_interface_executor_plugins.settings import (
     ExecMode,
     ExecutorSettingsBase,
 )
+from snakemake_interface_executor_plugins.utils import format_cli_arg
 
-from byok8s.worker.spec import JOB_VARIABLE, S3_VARIABLE, Bucket, JobSpec, Result
-from byok8s.workflow.events import JobFailure, JobName, Listener
+from byok8s.worker.spec import JOB_VARIABLE, S3_VARIABLE, JobSpec, Result
+from byok8s.workflow.events import JobFailure, JobName
 
 if TYPE_CHECKING:
-    from byok8s.batch import BatchSystem, PodRequest, Update
-    from byok8s.settings import S3Settings
+    from byok8s.batch import PodRequest, Update
     from byok8s.workflow.session import Session
 
 common_settings = CommonSettings(
@@ -53,13 +52,15 @@ class ExecutorSettings(ExecutorSettingsBase):
     """Settings of `snakemake --executor byok8s`."""
 
     namespace: str | None = field(
-        default=None, metadata={"help": "Kubernetes namespace (default: the context's)"}
+        default=None,
+        metadata={"type": str, "help": "Kubernetes namespace (default: the context's)"},
     )
     context: str | None = field(
-        default=None, metadata={"help": "kubeconfig context (default: the current one)"}
+        default=None,
+        metadata={"type": str, "help": "kubeconfig context (default: the current one)"},
     )
     image: str | None = field(
-        default=None, metadata={"help": "Worker image (default: the published one)"}
+        default=None, metadata={"type": str, "help": "Worker image (default: the published one)"}
     )
 
 
@@ -100,12 +101,18 @@ class Executor(RealExecutor):
     def get_python_executable(self) -> str:
         return "python3"
 
-    def get_snakefile(self) -> str:
-        return self.session.snakefile(self.workflow)
-
-    def additional_general_args(self) -> list[str]:
-        # The job limit's timer would keep Snakemake in the pod alive for a second after its work
-        return ["--max-jobs-per-timespan 1000/0s", "--quiet progress host rules"]
+    def _in_pod_argv(self, job: Any) -> tuple[str, ...]:
+        """The Python arguments that run Snakemake for the job in its pod."""
+        arguments = [
+            format_cli_arg("--snakefile", os.path.relpath(self.snakefile)),
+            self.get_job_args(job),
+            self.workflow.spawned_job_args_factory.general_args(self.common_settings),
+            # The job limit's timer would keep Snakemake in the pod alive for a second after its
+            # work; and what it tells of its progress is no news to who reads the job's log
+            "--max-jobs-per-timespan 1000/0s --quiet progress host rules",
+            "--mode remote",
+        ]
+        return ("-m", "byok8s.workflow.in_pod", *shlex.split(" ".join(arguments)))
 
     def run_jobs(self, jobs: list[Any]) -> None:
         if not self._started:
@@ -136,9 +143,10 @@ class Executor(RealExecutor):
             sources_key=session.sources_key,
             sources_sha256=session.sources.sha256,
             workdir=session.sources.workdir,
-            argv=tuple(session.in_pod_argv(self.format_job_exec(job))),
+            argv=self._in_pod_argv(job),
             log_key=session.log_key(id, job.attempt),
             result_key=session.result_key(id, job.attempt),
+            facts=session.facts(job),
             rule_logs=() if job.is_group() else tuple(map(str, job.log)),
         )
         text = spec.dumps()
@@ -221,6 +229,10 @@ class Executor(RealExecutor):
             log=self.session.log_url(update.id, job.attempt) if result else "",
             will_retry=job.restart_times > job.attempt - 1,
         )
+
+    def print_job_error(self, job_info: SubmittedJobInfo, msg: Any = None, **kwargs: Any) -> None:
+        """Into Snakemake's log file; the listener has been told more."""
+        job_info.job.log_error(msg, external_jobid=job_info.external_jobid, **kwargs)
 
     def cancel(self) -> None:
         """Stop what runs; called for Ctrl-C, SIGTERM and errors of Snakemake itself."""

@@ -10,13 +10,12 @@ import sys
 
 def main() -> None:
     """Run Snakemake's command line; exits as it does."""
-    import snakemake.workflow
-    from snakemake.cli import main as snakemake_main
+    from snakemake import cli, workflow  # cli first: they import each other
 
     from byok8s.workflow.globbing import RecordedGlob
 
-    snakemake.workflow.glob_wildcards = RecordedGlob()
-    snakemake_main(sys.argv[1:])
+    workflow.glob_wildcards = RecordedGlob()
+    cli.main(sys.argv[1:])
 
 
 if __name__ == "__main__":

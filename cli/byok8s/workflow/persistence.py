@@ -142,21 +142,21 @@ class BucketPersistence(OutsideValues, PersistenceBase):
 
     def __init__(self, log: RecordLog, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._log = log
+        self._records = log
         self._started: dict[str, float] = {}
         log.load()
 
     def _read_record(self, key: str) -> MetadataRecord | None:
-        record = self._log.get(key)
+        record = self._records.get(key)
         return None if record is None else MetadataRecord.model_validate(record)
 
     def _write_record(self, key: str, record: MetadataRecord) -> None:
-        self._log.put(key, {k: v for k, v in record.model_dump().items() if v is not None})
+        self._records.put(key, {k: v for k, v in record.model_dump().items() if v is not None})
 
     def _delete_record(self, key: str) -> bool:
-        known = self._log.get(key) is not None
+        known = self._records.get(key) is not None
         if known:
-            self._log.put(key, None)
+            self._records.put(key, None)
         return known
 
     def _mark_incomplete(self, key: str, external_jobid: str | None) -> None:

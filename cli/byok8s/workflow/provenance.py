@@ -17,8 +17,21 @@ from typing import Any
 
 # Names that Snakemake gives to a command itself; it compares what stands behind them.
 _JOB_NAMES = frozenset(
-    "input output params wildcards threads resources log jobid name rule rulename "
-    "bench_iteration benchmark".split()
+    [
+        "input",
+        "output",
+        "params",
+        "wildcards",
+        "threads",
+        "resources",
+        "log",
+        "jobid",
+        "name",
+        "rule",
+        "rulename",
+        "bench_iteration",
+        "benchmark",
+    ]
 )
 
 

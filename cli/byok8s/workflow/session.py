@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from byok8s.progress import file_size
 from byok8s.settings import S3Settings
 from byok8s.worker.spec import (
     CREDENTIALS_FILE,
@@ -17,6 +17,7 @@ from byok8s.worker.spec import (
     Bucket,
     Result,
 )
+from byok8s.worker.transfer import ObjectMeta
 from byok8s.workflow import sources
 from byok8s.workflow.events import Listener
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from byok8s.batch import BatchSystem, KubeClient, RunIdentity
     from byok8s.storage.objects import Objects
     from byok8s.workflow.inputs import LocalInputs
+    from byok8s.workflow.storage import Lead
 
 OURS = ".byok8s"  # what byok8s keeps lies below PREFIX/.byok8s/
 # Pods learn of new keys within about a minute (the kubelet's sync period for mounted Secrets)
@@ -44,7 +46,8 @@ class Session:
     workdir: Path
     configfile: Path
     inputs: LocalInputs
-    max_pods: int | None = None
+    leader: Lead
+    on_open: Callable[[], None] = lambda: None
     cancelled: bool = False
     sources: sources.SourceArchive = field(init=False)
     sources_key: str = field(init=False, default="")
@@ -98,6 +101,7 @@ class Session:
             self.client, self.run, secret_files=files, secret_mount=SECRET_FOLDER
         )
         self._opened = True
+        self.on_open()
         self.batch.start()
         threading.Thread(
             target=self._refresh_credentials, args=(files,), name="byok8s-keys", daemon=True
@@ -116,33 +120,26 @@ class Session:
         count, size = self.inputs.flush()
         if count:
             noun = "file" if count == 1 else "files"
-            self.listener.note(f"Uploaded {count} input {noun} ({_size(size)}) to the bucket")
-
-    def snakefile(self, workflow: Any) -> str:
-        """The Snakefile as the pod finds it from its working directory."""
-        import os
-
-        return os.path.relpath(workflow.main_snakefile, self.workdir)
-
-    def in_pod_argv(self, arguments: str) -> list[str]:
-        """The Python arguments that run Snakemake in a pod; `arguments` is quoted for a shell."""
-        return ["-m", "byok8s.workflow.in_pod", *shlex.split(arguments)]
+            self.listener.note(f"Uploaded {count} input {noun} ({file_size(size)}) to the bucket")
 
     def keep_spec(self, id: str, attempt: int, text: str) -> str:
         key = self.run_key(f"jobs/{id}-{attempt}.json")
-        self.objects.put(key, text.encode())
+        self.objects.put_bytes(key, text.encode())
         return key
 
     def read_result(self, key: str) -> str:
-        return self.objects.get(key).decode()
+        return (self.objects.get_bytes(key) or b"").decode()
 
     def told(self, result: Result | None, job: Any) -> None:
         """Let the storage provider know what a finished job has stored, without asking S3."""
-        from byok8s.workflow import storage
+        stored = result.stored if result else []
+        for key, size, mtime, etag in stored:
+            self.leader.told_stored(key, ObjectMeta(size, mtime, etag))
+        self.leader.told_finished(_queries(job.output), [row[0] for row in stored])
 
-        stored = {key: (size, mtime, etag) for key, size, mtime, etag in result.stored} if result else {}
-        for key, (size, mtime, etag) in stored.items():
-            storage.told_stored(self.s3.location.bucket, key, size=size, mtime=mtime, etag=etag)
+    def facts(self, job: Any) -> dict[str, Any]:
+        """What the pod need not ask S3 about the job's inputs and outputs."""
+        return self.leader.facts([*_queries(job.input), *_queries(job.output)])
 
     def _upload_sources(self, workflow: Any) -> None:
         required = sources.required_files(workflow, self.configfile)
@@ -153,11 +150,11 @@ class Session:
             shown = ", ".join(self.sources.skipped[:3])
             more = len(self.sources.skipped) - 3
             self.listener.warn(
-                f"The project's files exceed {_size(sources.MAX_TOTAL)}; the pods will not see "
+                f"The project's files exceed {file_size(sources.MAX_TOTAL)}; the pods will not see "
                 f"{shown}{f' and {more} more' if more > 0 else ''}."
             )
-        if not self.objects.exists(self.sources_key):
-            self.objects.put(self.sources_key, self.sources.data)
+        if self.objects.head(self.sources_key) is None:
+            self.objects.put_bytes(self.sources_key, self.sources.data)
 
     def _refresh_credentials(self, files: dict[str, str]) -> None:
         """Keys that expire are replaced in the Secret while the run lasts."""
@@ -172,12 +169,5 @@ class Session:
                 self.listener.warn(f"The credentials could not be refreshed: {error}")
 
 
-def _size(count: int) -> str:
-    value = float(count)
-    for unit in ("bytes", "KB", "MB"):
-        if value < 1000:
-            return f"{value:.0f} {unit}"
-        value /= 1000
-    return f"{value:.1f} GB"
-
-
+def _queries(files: Any) -> list[str]:
+    return [str(file.storage_object.query) for file in files if file.is_storage]

@@ -1,0 +1,98 @@
+"""The bucket's part in a run: storage provider, provenance, globbing, inputs and downloads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from byok8s.settings import S3Settings
+from byok8s.storage.inventory import OURS
+from byok8s.storage.objects import Objects
+from byok8s.worker.s3 import open_store
+from byok8s.workflow.globbing import BucketGlob
+from byok8s.workflow.inputs import LocalInputs
+from byok8s.workflow.persistence import RecordLog
+from byok8s.workflow.records import BucketSegments
+from byok8s.workflow.storage import Lead, lead
+
+if TYPE_CHECKING:
+    from byok8s.storage.account import Account
+    from byok8s.workflow.api import Parts
+
+# Keys without an expiry may still be replaced in their profile: ask again now and then
+_ASK_AGAIN = timedelta(minutes=10)
+
+
+@dataclass
+class WorkflowBucket:
+    """What a run does with its bucket."""
+
+    s3: S3Settings
+    objects: Objects
+    inputs: LocalInputs
+    leader: Lead
+    records: RecordLog
+
+    @classmethod
+    def of(cls, s3: S3Settings, account: Account, workdir: Path) -> WorkflowBucket:
+        """Open the bucket of a run and make this process its leader."""
+
+        def open_bucket(name: str) -> Any:
+            return open_store(name, s3.endpoint_url, s3.region, credentials=_for_obstore(account))
+
+        leader = Lead(s3.location.bucket, s3.location.prefix, open_bucket)
+        objects = leader.inventory().objects
+        inputs = LocalInputs(leader.inventory(), s3.location.prefix, workdir)
+        leader.look_local = inputs.look
+        leader.before_retrieval = inputs.flush
+        lead(leader)
+        records = RecordLog(BucketSegments(objects, s3.location.key(f"{OURS}metadata/")))
+        return cls(s3, objects, inputs, leader, records)
+
+    def equip(self, parts: Parts) -> None:
+        """Put the bucket's hooks into a run's parts."""
+        parts.records = self.records
+        parts.glob = BucketGlob(self.leader.keys_below)
+        parts.on_parsed = self._know_producible
+
+    def download(self, paths: Iterable[str], folder: Path) -> int:
+        """Copy files and folders, given by their paths below the prefix; returns how many files."""
+        count = 0
+        for path in paths:
+            key = self.s3.location.key(path)
+            entry = self.leader.inventory().find(key)
+            if entry is None:  # temp(): it is gone by now
+                continue
+            if entry.names is not None:
+                self.objects.get_folder(key, folder / path, entry.names)
+                count += len(entry.names)
+            else:
+                self.objects.get_file(key, folder / path)
+                count += 1
+        return count
+
+    def close(self) -> None:
+        """Write what is in memory; this process leads no more."""
+        self.records.close()
+        lead(None)
+
+    def _know_producible(self, producible: Callable[[str], bool]) -> None:
+        self.inputs.producible = producible
+
+
+def _for_obstore(account: Account) -> Callable[[], dict[str, Any]]:
+    """An account's keys in obstore's words."""
+
+    def current() -> dict[str, Any]:
+        keys = account.current()
+        return {
+            "access_key_id": keys.access_key,
+            "secret_access_key": keys.secret_key,
+            "token": keys.session_token,
+            "expires_at": keys.expires or datetime.now(UTC) + _ASK_AGAIN,
+        }
+
+    return current
