@@ -207,6 +207,15 @@ def test_a_second_change_waits_for_the_first():
     assert order == ["waiting", "first ends", "second"]
 
 
+def test_a_state_folder_that_cannot_be_made_is_one_sentence(tmp_path, monkeypatch, driver):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
+    with pytest.raises(
+        ClusterError, match=r"file/byok8s/clusters cannot be used \(Not a directory"
+    ):
+        cluster.create("dev", None, Report())
+
+
 def test_the_state_folder_is_never_made_by_looking(state):
     store.load("dev")
     cluster.list_clusters()

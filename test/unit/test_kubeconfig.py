@@ -264,6 +264,14 @@ def test_a_lock_of_another_program_is_waited_for_then_named(others, monkeypatch)
     assert lock.exists()
 
 
+@pytest.mark.parametrize("below", ["config", "kube/config"])
+def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path, monkeypatch, below):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "file" / below))
+    with pytest.raises(ClusterError, match=r"cannot be written \((Not a directory|File exists)\)"):
+        merge()
+
+
 MERGE_AND_MAYBE_REMOVE = """
 import sys
 from byok8s.cluster import kubeconfig

@@ -42,7 +42,6 @@ def merge(
     """
     path = paths()[0]
     folder_is_new = not path.parent.exists()
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     entries = {
         "clusters": {"cluster": {"server": server, "certificate-authority-data": _b64(ca_data)}},
         "users": {

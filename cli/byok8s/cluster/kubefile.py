@@ -176,27 +176,35 @@ def _lock_file(path: Path) -> Path:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold FILE.lock, the lock that kubectl, kind and minikube use too."""
+    """Hold FILE.lock, the lock that kubectl, kind and minikube use too; makes the folder.
+
+    Raises ClusterError when it is still held after LOCK_SECONDS, or cannot be made.
+    """
     lock = _lock_file(path)
     deadline = time.monotonic() + LOCK_SECONDS
-    while True:
-        try:
-            os.close(os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0))
-            break
-        except FileExistsError:
-            if time.monotonic() > deadline:
-                raise ClusterError(
-                    f"The kubeconfig {path} is locked by another program; if none is at work, "
-                    f"delete {lock} and run the command again."
-                ) from None
-            time.sleep(0.02)
-        except OSError as error:
+    while not _take(lock, path):
+        if time.monotonic() > deadline:
             raise ClusterError(
-                f"The kubeconfig {path} cannot be written ({error.strerror}); "
-                "correct the folder's permissions, or name another file in KUBECONFIG."
-            ) from error
+                f"The kubeconfig {path} is locked by another program; if none is at work, "
+                f"delete {lock} and run the command again."
+            )
+        time.sleep(0.02)
     try:
         yield
     finally:
         with suppress(FileNotFoundError):
             os.unlink(lock)
+
+
+def _take(lock: Path, path: Path) -> bool:
+    try:
+        lock.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.close(os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0))
+    except OSError as error:
+        if isinstance(error, FileExistsError) and lock.parent.is_dir():
+            return False
+        raise ClusterError(
+            f"The kubeconfig {path} cannot be written ({error.strerror}); "
+            "correct the folder's permissions, or name another file in KUBECONFIG."
+        ) from error
+    return True

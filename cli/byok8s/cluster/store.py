@@ -127,8 +127,7 @@ def exclusive(on_wait: Callable[[str], None]) -> Iterator[None]:
 
 def _lock(on_wait: Callable[[str], None]) -> int:
     while True:
-        clusters_folder().mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(clusters_folder(), os.O_RDONLY)
+        descriptor = _open_folder()
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -140,6 +139,17 @@ def _lock(on_wait: Callable[[str], None]) -> int:
         ):
             return descriptor
         os.close(descriptor)
+
+
+def _open_folder() -> int:
+    try:
+        clusters_folder().mkdir(mode=0o700, parents=True, exist_ok=True)
+        return os.open(clusters_folder(), os.O_RDONLY)
+    except OSError as error:
+        raise ClusterError(
+            f"The folder {clusters_folder()} cannot be used ({error.strerror}); "
+            "correct its permissions, or name another place in XDG_STATE_HOME."
+        ) from error
 
 
 def _remove_empty_folders() -> None:

@@ -24,9 +24,7 @@ def section(title: str) -> Callable[[Function], Function]:
     return decorate
 
 
-def option_sections(
-    command: click.Command, ctx: click.Context
-) -> dict[str, list[tuple[str, str]]]:
+def option_sections(command: click.Command, ctx: click.Context) -> dict[str, list[tuple[str, str]]]:
     """The options by title, as pairs of names and meaning, in the order of the source."""
     sections: dict[str, list[tuple[str, str]]] = {}
     for parameter in command.get_params(ctx):
