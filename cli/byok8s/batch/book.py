@@ -155,7 +155,7 @@ class Book:
 
     def _set_wait(self, job: Job, wait: Wait | None) -> None:
         old, job.wait = job.wait, wait
-        if wait is None or job.killed:
+        if wait is None:
             return
         if old is None or old.cause != wait.cause:
             job.wait_began = time.monotonic()
@@ -168,8 +168,7 @@ class Book:
         job.ended, job.running, job.wait, job.placed = True, False, None, None
         self._live.discard(job.pod)
         state = "succeeded" if end.cause is None else "failed"
-        if not job.killed:
-            self._tell(job, state, end)
+        self._tell(job, state, end)
         self._room()
 
     def _tell(
@@ -181,6 +180,8 @@ class Book:
         cause: Cause | None = None,
         message: str = "",
     ) -> None:
+        if job.killed:
+            return
         end = end or End(cause, message, started=job.started)
         self.updates.put(
             Update(

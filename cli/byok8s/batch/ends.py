@@ -64,23 +64,29 @@ def is_running(pod: Pod) -> bool:
 
 
 def end_of(pod: Pod, *, gone: bool = False) -> End | None:
-    """How a pod ended; None when it has not. `gone`: it is no longer in the API."""
-    status = pod.get("status", {})
-    phase = status.get("phase")
-    if phase not in ("Succeeded", "Failed") and not gone:
-        return None
+    """How a pod ended; None when it has not. `gone`: it is no longer in the API.
+
+    A container that succeeded is enough: the phase follows up to a second later, or never when
+    something injected a sidecar. A failure waits for the phase, which brings the reason.
+    """
+    phase = pod.get("status", {}).get("phase")
     terminated = _container(pod).get("state", {}).get("terminated") or {}
+    success = phase == "Succeeded" or terminated.get("exitCode") == 0
+    if not (success or phase == "Failed" or gone):
+        return None
     cause, message, disruption = None, "", False
-    if phase != "Succeeded" and not (gone and terminated.get("exitCode") == 0):
+    if phase == "Failed" or not success:
         cause, message, disruption = (
             _by_cluster(pod, terminated)
             or _by_deletion(pod, terminated, gone and phase != "Failed")
             or _by_container(pod, terminated)
         )
+    elif terminated.get("reason") == "OOMKilled":
+        message = "A process of the job ran out of memory, but the command reported success."
     return End(
         cause,
         message,
-        terminated.get("exitCode"),
+        None if terminated.get("reason") == _UNKNOWN else terminated.get("exitCode"),
         disruption,
         # what the runtime writes when it cannot start a container is not the job's message
         "" if terminated.get("reason") in _NOT_STARTED else terminated.get("message", ""),
@@ -90,6 +96,7 @@ def end_of(pod: Pod, *, gone: bool = False) -> End | None:
 
 
 Verdict = tuple[Cause, str, bool]
+_UNKNOWN = "ContainerStatusUnknown"  # the kubelet knows nothing; it writes exit code 137
 _NOT_STARTED = ("StartError", "ContainerCannotRun")
 _REFUSED = (Cause.NODE_REFUSED, "The node {node} did not accept the pod: {said}")
 _SHUT_DOWN = (Cause.NODE_SHUTDOWN, "The node {node} shut down while the pod ran.")
@@ -118,7 +125,7 @@ _BY_CONDITION: dict[str, tuple[Cause, str]] = {
 def _by_cluster(pod: Pod, terminated: Mapping[str, Any]) -> Verdict | None:
     """Ends that the kubelet or the control plane decided."""
     status = pod.get("status", {})
-    reason, said = status.get("reason", ""), _sentence(status.get("message", ""))
+    reason, said = status.get("reason", ""), one_line(status.get("message", ""))
     node = pod.get("spec", {}).get("nodeName") or "?"
     condition = _condition(pod, "DisruptionTarget")
     if reason == "DeadlineExceeded":
@@ -128,7 +135,7 @@ def _by_cluster(pod: Pod, terminated: Mapping[str, Any]) -> Verdict | None:
     if reason == "Evicted" and not condition:  # it went over its own limit
         return Cause.EVICTED, f"{said} Give the job more disk (disk_mb).", False
     known = _REFUSED if reason.startswith("OutOf") else _BY_REASON.get(reason)
-    if terminated.get("reason") == "ContainerStatusUnknown":
+    if terminated.get("reason") == _UNKNOWN and "deletionTimestamp" not in pod["metadata"]:
         known = known or _LOST
     if known:
         return known[0], known[1].format(node=node, said=said), True
@@ -168,11 +175,11 @@ def _by_container(pod: Pod, terminated: Mapping[str, Any]) -> Verdict:
             False,
         )
     if reason in _NOT_STARTED:
-        said = _sentence(terminated.get("message", ""))
+        said = one_line(terminated.get("message", ""))
         return Cause.COMMAND_FAILED, f"The command could not be started: {said}", False
     if code is None:
         status = pod.get("status", {})
-        said = _sentence(status.get("message") or status.get("reason") or "no reason is given")
+        said = one_line(status.get("message") or status.get("reason") or "no reason is given")
         return Cause.UNKNOWN, f"The pod failed without an exit code: {said}", False
     if code > 128:
         return Cause.COMMAND_FAILED, _signalled(code), False
@@ -221,9 +228,11 @@ def _condition(pod: Pod, kind: str) -> Mapping[str, Any]:
     return found
 
 
-def _sentence(text: str) -> str:
-    """One line that ends with a full stop."""
+def one_line(text: str, longest: int = 400) -> str:
+    """One line that ends with a full stop, cut after `longest` characters."""
     line = " ".join(text.split())
+    if len(line) > longest:
+        return f"{line[: longest - 1]}…"
     return line if line.endswith((".", "!")) else f"{line}."
 
 

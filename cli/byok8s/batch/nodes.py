@@ -78,10 +78,15 @@ class Nodes:
             most = self.largest.get(name)
             if most is not None and amount > most:
                 return (
-                    f"it asks for {amount / scale:g} {unit} and the largest node has "
-                    f"{most / scale:.4g}; ask for less ({option}) or add a larger node"
+                    f"it asks for {_plain(amount / scale)} {unit} and the largest node has "
+                    f"{_plain(most / scale)}; ask for less ({option}) or add a larger node"
                 )
         return None
+
+
+def _plain(number: float) -> str:
+    """Without an exponent: '0.5', '2', '25170'."""
+    return f"{number:.0f}" if number >= 10 else f"{number:g}"
 
 
 def _cloud(items: list[Any]) -> bool:

@@ -10,7 +10,7 @@ from collections import deque
 from byok8s.batch.book import Book, Job
 from byok8s.batch.client import ApiError, KubeClient
 from byok8s.batch.create import PROBE_SECONDS, Creators
-from byok8s.batch.ends import Cause
+from byok8s.batch.ends import Cause, one_line
 from byok8s.batch.nodes import Nodes
 from byok8s.batch.pods import RunIdentity
 from byok8s.batch.waits import Wait
@@ -20,7 +20,7 @@ from byok8s.exceptions import Byok8sError
 TICK_SECONDS = 1.0
 COLLECT_SECONDS = 5.0
 FAILED_STAY_SECONDS = 60.0  # a failed pod's log can be read for as long
-SLOW_SECONDS = 20.0  # a container that takes longer to start is looked into
+SLOW_SECONDS = 10.0  # a container that takes longer to start is looked into
 LOOK_AGAIN_SECONDS = 30.0
 _log = logging.getLogger(__name__)
 
@@ -156,7 +156,7 @@ class Steward:
             patience=0.0,
         )
         for event in reversed(answer.get("items") or []):
-            said = " ".join(event.get("message", "").split())
+            said = one_line(event.get("message", ""))
             if event.get("reason") in ("FailedMount", "FailedAttachVolume"):
                 return Wait(
                     Cause.VOLUME, f"A volume of the pod cannot be mounted: {said}", "volume"

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from byok8s.batch.ends import Cause, Pod
+from byok8s.batch.ends import Cause, Pod, one_line
 
 _PULL = ("ErrImagePull", "ImagePullBackOff", "ImageInspectError", "RegistryUnavailable")
 _CONFIG = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
@@ -63,7 +63,7 @@ def wait_of(pod: Pod) -> Wait | None:
 
 
 def _of_container(container: Mapping[str, Any], waiting: Mapping[str, Any]) -> Wait | None:
-    reason, said = waiting.get("reason", ""), _short(waiting.get("message", ""))
+    reason, said = waiting.get("reason", ""), one_line(waiting.get("message", ""))
     image = container.get("image", "?")
     if reason == "InvalidImageName":
         return Wait(
@@ -79,12 +79,13 @@ def _of_container(container: Mapping[str, Any], waiting: Mapping[str, Any]) -> W
             "invalid",
         )
     if reason in _PULL:
-        limit = "image_absent" if _ABSENT.search(said) else "image"
+        # "localhost/" is how images are named that no registry has
+        absent = image.startswith("localhost/") or _ABSENT.search(said)
         return Wait(
             Cause.IMAGE_PULL,
             f"The image '{image}' cannot be pulled; check its name and the registry's "
             f"credentials: {said}",
-            limit,
+            "image_absent" if absent else "image",
         )
     if reason in _CONFIG:
         return Wait(
@@ -96,14 +97,10 @@ def _of_container(container: Mapping[str, Any], waiting: Mapping[str, Any]) -> W
 
 
 def _unscheduled(condition: Mapping[str, Any]) -> Wait:
-    said = _short(condition.get("message", ""))
+    # what follows is about preemption, and helps nobody
+    said = one_line(re.split(r" no new claims| preemption:", condition.get("message", ""))[0])
     if condition.get("reason") == "SchedulingGated":
         return Wait(
             Cause.UNSCHEDULABLE, f"The pod waits for its queue to admit it: {said}", "queue"
         )
     return Wait(Cause.UNSCHEDULABLE, f"No node has room for the pod now: {said}", "unschedulable")
-
-
-def _short(text: str, longest: int = 400) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= longest else f"{line[: longest - 1]}…"
