@@ -93,12 +93,17 @@ class Inventory:
             self._doubted.discard(key)
             self._listed |= {key, f"{key}/"}
 
-    def in_the_way(self, key: str, *, folder: bool) -> list[str]:
-        """Known objects that a new folder, or a new file, of this name replaces."""
+    def is_file(self, key: str) -> bool:
+        """Whether an object of exactly this key is known."""
         with self._lock:
-            if folder:
-                return [key] if key in self._known else []
-            return self._slice(f"{key}/")
+            return key in self._known
+
+    def names_below(self, key: str) -> list[str] | None:
+        """Objects KEY/NAME by NAME; None where that is not known."""
+        with self._lock:
+            if key in self._doubted or not self._covers(f"{key}/"):
+                return None
+            return [name[len(key) + 1 :] for name in self._slice(f"{key}/")]
 
     def facts(self, keys: Iterable[str]) -> dict[str, Any]:
         """What is known of these keys, in words for JSON, for a process that cannot list."""

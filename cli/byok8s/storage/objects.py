@@ -85,10 +85,12 @@ class Objects:
         with _as_storage_error():
             self.transfers.get_folder(key, path, names)
 
-    def put_folder(self, key: str, path: Path) -> dict[str, ObjectMeta]:
-        """Upload a folder as KEY/..., in the place of what is there; returns its objects."""
+    def put_folder(
+        self, key: str, path: Path, old: Iterable[str] | None = None
+    ) -> dict[str, ObjectMeta]:
+        """Upload a folder as KEY/NAME, in the place of what is there (old, if known)."""
         with _as_storage_error():
-            return self.transfers.put_folder(key, path)
+            return self.transfers.put_folder(key, path, old)
 
     def touch(self, key: str) -> ObjectMeta:
         """Write an object again as it is, for a new mtime."""

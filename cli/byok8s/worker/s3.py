@@ -73,6 +73,7 @@ def open_store(
     unsigned: bool = False,
     ca_file: str | None = None,
     read_timeout: float = 120.0,
+    retries: int = 8,
     options: dict[str, Any] | None = None,
 ) -> S3Store:
     """Open a bucket; nothing is sent yet.
@@ -81,8 +82,8 @@ def open_store(
     the credentials file, the environment, the file of AWS_SHARED_CREDENTIALS_FILE or
     ~/.aws/credentials, a web identity, the container's or the machine's role.
 
-    read_timeout, in seconds, is the longest silence of the server; options are further settings
-    of obstore (storage class, encryption, requester pays).
+    read_timeout, in seconds, is the longest silence of the server; retries, with growing pauses,
+    are of each request; options are further settings of obstore (encryption, requester pays).
     """
     from obstore.store import S3Store
 
@@ -112,7 +113,7 @@ def open_store(
         bucket,
         config=config,
         client_options=client,
-        retry_config={"max_retries": 8, "retry_timeout": timedelta(minutes=3)},
+        retry_config={"max_retries": retries, "retry_timeout": timedelta(minutes=3)},
         credential_provider=None if unsigned else cast("Any", credentials),
     )
 

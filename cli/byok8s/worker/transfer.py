@@ -81,7 +81,8 @@ class Transfers:
                 continue
             if not digest or digest == meta.etag or not self.etags_are_md5:
                 return meta
-            if digest == seen:  # twice the same bytes: the ETag is no MD5 here
+            # twice the same bytes, and all of them: the ETag is no MD5 here
+            if digest == seen and self._size(key) == meta.size:
                 self.etags_are_md5 = False
                 return meta
             seen, problem = digest, "its content does not match its checksum"
@@ -89,6 +90,10 @@ class Transfers:
             f"Could not read s3://{self.bucket}/{key}: {problem}, {_ATTEMPTS} times; "
             "run again, and check the network if it stays."
         )
+
+    def _size(self, key: str) -> int:
+        with sentences("read", self.bucket, key):
+            return self.store.head(key)["size"]
 
     def _get(self, key: str, path: Path) -> tuple[ObjectMeta, str]:
         """Fetch once; returns also the ETag that the bytes should have, '' when unknown."""
@@ -118,7 +123,7 @@ class Transfers:
                     options: Any = {"range": (start, end)}
                     if meta.etag:  # 412 when the object was replaced meanwhile
                         options["if_match"] = f'"{meta.etag}"'
-                    data = _whole(self.store.get(key, options=options), end - start)
+                    data = _whole(self._get_range(key, options), end - start)
                 os.pwrite(file.fileno(), data, start)
                 return _md5(data).digest() if check else b""
 
@@ -129,6 +134,14 @@ class Transfers:
             with open(path, "rb") as whole:
                 return hashlib.file_digest(whole, _md5).hexdigest()
         return ""
+
+    def _get_range(self, key: str, options: Any) -> Any:
+        from obstore.exceptions import PreconditionError
+
+        try:
+            return self.store.get(key, options=options)
+        except PreconditionError:
+            raise _Broken("it was replaced while it was read") from None
 
     def put_file(self, key: str, path: Path) -> ObjectMeta:
         """Upload a file; the object appears complete or not at all.
@@ -207,10 +220,13 @@ class Transfers:
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
-    def put_folder(self, key: str, path: Path) -> dict[str, ObjectMeta]:
+    def put_folder(
+        self, key: str, path: Path, old: Iterable[str] | None = None
+    ) -> dict[str, ObjectMeta]:
         """Upload a folder's files as KEY/NAME; afterwards no other object is below KEY/.
 
-        On failure nothing is left below KEY/, as half a folder would look like a whole one.
+        old are the names that are there now; without them, they are listed. On failure nothing
+        is left below KEY/, as half a folder would look like a whole one.
         """
         names = sorted(files_below(path))
         stored: dict[str, ObjectMeta] = {}
@@ -220,9 +236,8 @@ class Transfers:
 
         try:
             in_parallel(put, (name for name in names if name != MARKER))
-            self.delete(
-                f"{key}/{name}" for name in self.list(f"{key}/") if name not in {*names, MARKER}
-            )
+            old = self.list(f"{key}/") if old is None else old
+            self.delete(f"{key}/{name}" for name in {*old} - {*names, MARKER})
             with sentences("write", self.bucket, f"{key}/{MARKER}"):
                 etag = _etag(self.store.put(f"{key}/{MARKER}", b"", use_multipart=False))
             stored[MARKER] = ObjectMeta(0, time.time(), etag)
@@ -307,7 +322,9 @@ def _part_size(attributes: Any, meta: ObjectMeta) -> tuple[int, bool]:
     """The size of ranges, and whether they are the parts that the ETag is made of."""
     found = _MULTIPART.fullmatch(meta.etag)
     told = str(attributes.get(_PART_SIZE, ""))
-    if found and told.isdigit() and int(told) and -(-meta.size // int(told)) == int(found[2]):
+    if found and told.isdigit() and int(told):
+        if -(-meta.size // int(told)) != int(found[2]):
+            raise _Broken(f"{meta.size} bytes are announced, not {found[2]} parts of {told}")
         return int(told), True
     return PART, False
 

@@ -42,9 +42,11 @@ from byok8s.storage.objects import Objects
 from byok8s.worker.s3 import TransferError, open_store
 from byok8s.worker.spec import FACTS_VARIABLE, S3_VARIABLE, STORED_VARIABLE
 from byok8s.worker.transfer import MARKER, ObjectMeta
+from byok8s.workflow.lead import QUERY, Lead, current, lead
+
+__all__ = ["Lead", "StorageObject", "StorageProvider", "StorageProviderSettings", "lead"]
 
 _BUCKET = re.compile(r"([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])")
-_QUERY = re.compile(r"s3://([^/]+)/(.+)", re.DOTALL)
 _POOL = ThreadPoolExecutor(16, "byok8s-s3")  # transfers at once, each of one file or folder
 
 
@@ -79,81 +81,6 @@ class StorageProviderSettings(StorageProviderSettingsBase):
     )
 
 
-class Lead:
-    """What the leader knows of its buckets; every storage object of the process uses it."""
-
-    def __init__(
-        self,
-        bucket: str,
-        prefix: str,
-        open_bucket: Callable[[str], Any],
-        look_local: Callable[[str], Entry | None] = lambda key: None,
-        before_retrieval: Callable[[], object] = lambda: None,
-    ) -> None:
-        """open_bucket gives an obstore S3Store, with credentials that refresh themselves.
-
-        look_local is asked for keys of the run's prefix before the bucket is (LocalInputs.look);
-        before_retrieval is called before a download (LocalInputs.flush).
-        """
-        self.bucket = bucket
-        self.prefix = prefix
-        self.look_local = look_local
-        self.before_retrieval = before_retrieval
-        self._open_bucket = open_bucket
-        self._inventories: dict[str, Inventory] = {}
-
-    def inventory(self, bucket: str | None = None) -> Inventory:
-        """What is known of a bucket, by default the run's."""
-        bucket = bucket or self.bucket
-        if bucket not in self._inventories:
-            prefix = self.prefix if bucket == self.bucket else None
-            self._inventories[bucket] = Inventory(Objects(self._open_bucket(bucket)), prefix)
-        return self._inventories[bucket]
-
-    def keys_below(self, folder: str) -> list[str]:
-        """Paths relative to the run's prefix, below a folder of it ('' for all)."""
-        base = f"{self.prefix}/" if self.prefix else ""
-        below = f"{base}{folder}/" if folder else base
-        return [key[len(base) :] for key in self.inventory().keys_below(below)]
-
-    def told_stored(self, key: str, meta: ObjectMeta) -> None:
-        """A job stored an object of the run's bucket."""
-        self.inventory().told_stored(key, meta.size, meta.mtime, meta.etag)
-
-    def told_finished(self, queries: Iterable[str], stored: Iterable[str]) -> None:
-        """A job is done: outputs that it did not report are looked up when next asked for."""
-        reported = set(stored)
-        for query in queries:
-            bucket, key = split_query(query)
-            known = bucket == self.bucket and (
-                key in reported or any(name.startswith(f"{key}/") for name in reported)
-            )
-            if not known:
-                self.inventory(bucket).told_stored(key)
-
-    def facts(self, queries: Iterable[str]) -> dict[str, Any]:
-        """What a pod need not ask about these files of the run's bucket; JSON."""
-        keys = [key for bucket, key in map(split_query, queries) if bucket == self.bucket]
-        return self.inventory().facts(keys)
-
-
-_lead: Lead | None = None
-
-
-def lead(leader: Lead | None) -> None:
-    """Make this process the leader's (None: no longer)."""
-    global _lead  # noqa: PLW0603 (Snakemake makes the providers; there is no other way in)
-    _lead = leader
-
-
-def split_query(query: str) -> tuple[str, str]:
-    """Bucket and key of s3://BUCKET/KEY; raises WorkflowError when it is not of that form."""
-    found = _QUERY.fullmatch(query)
-    if not found:
-        raise WorkflowError(f"'{query}' is not of the form s3://BUCKET/KEY.")
-    return found[1], found[2]
-
-
 class StorageProvider(StorageProviderBase):
     """Buckets as storage; makes and deletes none."""
 
@@ -164,7 +91,7 @@ class StorageProvider(StorageProviderBase):
         self.settings = self.settings or StorageProviderSettings()
         # of a tagged provider with settings of its own, the leader knows nothing
         plain = asdict(self.settings) == asdict(StorageProviderSettings())
-        self.leader = _lead if plain else None
+        self.leader = current() if plain else None
         self._cache: IOCacheStorageInterface | None = None
 
     def inventory(self, bucket: str) -> Inventory:
@@ -200,8 +127,8 @@ class StorageProvider(StorageProviderBase):
 
     def list_around(self, key: str, inventory: Inventory, cache: IOCacheStorageInterface) -> None:
         """Fill the inventory if there is time for it (in a pod there is none)."""
-        self._cache = cache
         if cache.remaining_wait_time > 0:
+            self._cache = cache
             inventory.prepare(key)
 
     @classmethod
@@ -231,7 +158,7 @@ class StorageProvider(StorageProviderBase):
 
 
 def _invalid(query: str) -> str | None:
-    found = _QUERY.fullmatch(query)
+    found = QUERY.fullmatch(query)
     if not found:
         return "it must be of the form s3://BUCKET/KEY"
     bucket, key = found[1], found[2]
@@ -239,8 +166,11 @@ def _invalid(query: str) -> str | None:
         return (
             f"'{bucket}' is no bucket name (3 to 63 lower-case letters, digits, dots and hyphens)"
         )
-    if any(part in ("", ".", "..") for part in key.split("/")):
-        return "the key has an empty, '.' or '..' part"
+    parts = key.split("/")
+    if "" in parts:
+        return "an absolute path, or '//', cannot be in S3; use paths below the working directory"
+    if "." in parts or ".." in parts:
+        return "the key has a '.' or '..' part"
     if any(ord(letter) < 32 or ord(letter) == 127 for letter in key):
         return "the key has a control character, such as a line break"
     return None
@@ -269,7 +199,7 @@ class StorageObject(StorageObjectRead, StorageObjectWrite, StorageObjectGlob, St
 
     def __post_init__(self) -> None:
         # A query that is not valid makes an object too, for Snakemake to ask it whether it is
-        found = _QUERY.fullmatch(self.query)
+        found = QUERY.fullmatch(self.query)
         self.bucket, self.key = (found[1], found[2]) if found else ("", self.query)
 
     @property
@@ -350,19 +280,21 @@ class StorageObject(StorageObjectRead, StorageObjectWrite, StorageObjectGlob, St
         path = self.local_path()
         if not path.exists():
             raise WorkflowError(f"There is no {path} to be stored as {self.query}.")
+        inventory = self._inventory
+        objects, key = inventory.objects, self.key
         with _workflow_errors():
-            objects, inventory = self._inventory.objects, self._inventory
-            objects.delete(inventory.in_the_way(self.key, folder=path.is_dir()))
+            old = inventory.names_below(key)
             if path.is_dir():
-                stored = {
-                    f"{self.key}/{name}": meta
-                    for name, meta in objects.put_folder(self.key, path).items()
-                }
+                if inventory.is_file(key):
+                    objects.delete([key])
+                folder = objects.put_folder(key, path, old)
+                stored = {f"{key}/{name}": meta for name, meta in folder.items()}
             else:
-                stored = {self.key: objects.put_file(self.key, path)}
-        inventory.told_gone(self.key)
-        for key, meta in stored.items():
-            inventory.told_stored(key, meta.size, meta.mtime, meta.etag)
+                objects.delete(f"{key}/{name}" for name in old or ())
+                stored = {key: objects.put_file(key, path)}
+        inventory.told_gone(key)
+        for name, meta in stored.items():
+            inventory.told_stored(name, meta.size, meta.mtime, meta.etag)
         self._tell_worker(stored)
 
     def _tell_worker(self, stored: dict[str, ObjectMeta]) -> None:

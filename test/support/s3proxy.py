@@ -1,0 +1,164 @@
+"""A proxy in front of an S3 server that counts requests and makes faults on request."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import threading
+import time
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length"}
+
+
+@dataclass
+class Fault:
+    """What happens to the next `times` requests of a kind whose key ends with `key`.
+
+    actions: "503", "403", "cut" (no answer), "truncate" (half of the body, then the end of the
+    connection), "short" (half of the body, as if it were all), "corrupt" (one byte of the body),
+    "hang" (no answer for `seconds`).
+    """
+
+    kind: str  # GET, PUT, HEAD, DELETE, LIST, POST or *
+    action: str
+    key: str = ""
+    times: int = 1
+    seconds: float = 3600.0
+
+
+@dataclass
+class S3Proxy:
+    """Listens on loopback; use as a context manager."""
+
+    upstream: str  # http://HOST:PORT
+    latency: float = 0.0  # seconds before each request is passed on
+    requests: list[tuple[str, str]] = field(default_factory=list)  # kind, key
+    faults: list[Fault] = field(default_factory=list)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    stopping: threading.Event = field(default_factory=threading.Event)
+
+    def __enter__(self) -> S3Proxy:
+        proxy = self
+
+        class Handler(_Handler):
+            owner = proxy
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stopping.set()
+        self._server.shutdown()
+        self._server.server_close()
+
+    @property
+    def endpoint_url(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def counts(self) -> Counter[str]:
+        """Requests by kind since the last `reset`."""
+        return Counter(kind for kind, _ in self.requests)
+
+    def reset(self) -> None:
+        self.requests.clear()
+
+    def take_fault(self, kind: str, key: str) -> Fault | None:
+        with self._lock:
+            self.requests.append((kind, key))
+            for fault in self.faults:
+                if fault.times and fault.kind in (kind, "*") and key.endswith(fault.key):
+                    fault.times -= 1
+                    return fault
+        return None
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    owner: S3Proxy
+
+    def handle_one_request(self) -> None:
+        try:
+            super().handle_one_request()
+        except (ConnectionError, TimeoutError):
+            self.close_connection = True
+
+    def _pass_on(self) -> None:
+        parts = urlsplit(self.path)
+        key = unquote(parts.path).lstrip("/").partition("/")[2]
+        query = parse_qs(parts.query, keep_blank_values=True)
+        kind = "LIST" if self.command == "GET" and "list-type" in query else self.command
+        if kind == "LIST":
+            key = query.get("prefix", [""])[0]
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        if self.owner.latency:
+            time.sleep(self.owner.latency)
+        fault = self.owner.take_fault(kind, key)
+        action = fault.action if fault else ""
+        if action in ("503", "403"):
+            self._answer(int(action), [], b"<Error><Code>SlowDown</Code></Error>")
+            return
+        if action in ("cut", "hang"):
+            if fault and action == "hang":
+                self.owner.stopping.wait(fault.seconds)
+            self._cut()
+            return
+        status, headers, data = self._upstream(body)
+        if action == "truncate":
+            self._answer(status, headers, data[: len(data) // 2], announced=len(data))
+            self._cut()
+        elif action == "short":
+            self._answer(status, headers, data[: len(data) // 2])
+        elif action == "corrupt":
+            self._answer(status, headers, bytes([data[0] ^ 1]) + data[1:])
+        else:
+            self._answer(status, headers, data)
+
+    do_GET = do_PUT = do_HEAD = do_DELETE = do_POST = _pass_on
+
+    def _upstream(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
+        connection = http.client.HTTPConnection(urlsplit(self.owner.upstream).netloc, timeout=60)
+        connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
+        for name, value in self.headers.items():  # Host too: it is signed
+            if name.lower() not in ("connection", "expect"):
+                connection.putheader(name, value)
+        connection.endheaders(body or None)
+        response = connection.getresponse()
+        data = response.read()
+        headers = response.getheaders()
+        connection.close()
+        return response.status, headers, data
+
+    def _answer(
+        self,
+        status: int,
+        headers: list[tuple[str, str]],
+        data: bytes,
+        announced: int | None = None,
+    ) -> None:
+        self.send_response_only(status)
+        length: int | str = len(data) if announced is None else announced
+        for name, value in headers:
+            if name.lower() not in _HOP:
+                self.send_header(name, value)
+            elif name.lower() == "content-length" and self.command == "HEAD":
+                length = value
+        self.send_header("Content-Length", str(length))
+        self.end_headers()
+        self.wfile.write(data)
+        self.wfile.flush()
+
+    def _cut(self) -> None:
+        self.close_connection = True
+        with suppress(OSError):
+            self.connection.shutdown(socket.SHUT_RDWR)
+
+    def log_message(self, *_: Any) -> None:
+        pass
