@@ -23,7 +23,7 @@ import pytest
 import yaml
 from byok8s import cluster as cluster_package
 from byok8s.cluster import ClusterInfo
-from support.kubectl import create, kubectl
+from support.project import kubectl
 
 ROOT = Path(__file__).parents[2]
 FIX = ROOT / "fixcoredns.yml"
@@ -157,7 +157,7 @@ def until(seconds: float) -> Iterator[None]:
 
 
 @pytest.fixture
-def coredns(cluster: ClusterInfo) -> Iterator[CoreDNS]:
+def coredns(cluster: ClusterInfo, tmp_path: Path) -> Iterator[CoreDNS]:
     namespace = f"fixcoredns-{uuid.uuid4().hex[:8]}"
     rights = {
         "apiVersion": "rbac.authorization.k8s.io/v1",
@@ -183,7 +183,8 @@ def coredns(cluster: ClusterInfo) -> Iterator[CoreDNS]:
     kubectl(cluster, "create", "namespace", namespace)
     try:
         items = {"apiVersion": "v1", "kind": "List", "items": [rights, *manifest]}
-        create(cluster, items)
+        (tmp_path / "coredns.json").write_text(json.dumps(items))
+        kubectl(cluster, "create", "-f", str(tmp_path / "coredns.json"))
         yield made
     finally:
         kubectl(cluster, "delete", "clusterrolebinding", namespace, "--ignore-not-found")

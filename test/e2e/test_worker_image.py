@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import time
 import uuid
+from pathlib import Path
 from typing import Any
 
 import pytest
 from byok8s.cluster import ClusterInfo
-from support.kubectl import create, kubectl
+from support.project import kubectl
 
 # What pods import; what would slow each of them down; and whether Python compiles anything.
 PROGRAM = r"""
@@ -78,11 +79,12 @@ def pod(name: str, image: str, uid: int, program: str) -> dict[str, Any]:
     }
 
 
-def run_pod(cluster: ClusterInfo, uid: int, program: str) -> str:
+def run_pod(cluster: ClusterInfo, folder: Path, uid: int, program: str) -> str:
     """The output of a pod of the worker image that ends well."""
     assert cluster.worker_image is not None
     name = f"worker-image-{uuid.uuid4().hex[:8]}"
-    create(cluster, pod(name, cluster.worker_image, uid, program))
+    (folder / "pod.json").write_text(json.dumps(pod(name, cluster.worker_image, uid, program)))
+    kubectl(cluster, "create", "-f", str(folder / "pod.json"))
     try:
         phase, deadline = "", time.monotonic() + 60
         while phase not in ("Succeeded", "Failed") and time.monotonic() < deadline:
@@ -96,8 +98,10 @@ def run_pod(cluster: ClusterInfo, uid: int, program: str) -> str:
 
 
 @pytest.mark.parametrize("uid", [65532, 1234567])
-def test_a_pod_of_any_user_has_what_jobs_need_ready_to_run(cluster: ClusterInfo, uid: int) -> None:
-    told = json.loads(run_pod(cluster, uid, PROGRAM))
+def test_a_pod_of_any_user_has_what_jobs_need_ready_to_run(
+    cluster: ClusterInfo, tmp_path: Path, uid: int
+) -> None:
+    told = json.loads(run_pod(cluster, tmp_path, uid, PROGRAM))
 
     assert told["uid"] == uid
     assert (told["folder"], told["home"]) == ("/work", "/tmp")
@@ -108,11 +112,11 @@ def test_a_pod_of_any_user_has_what_jobs_need_ready_to_run(cluster: ClusterInfo,
     assert told["seconds"] < 5  # 0.8 s on an idle machine
 
 
-def test_the_image_runs_the_leaders_snakemake(cluster: ClusterInfo) -> None:
+def test_the_image_runs_the_leaders_snakemake(cluster: ClusterInfo, tmp_path: Path) -> None:
     from importlib.metadata import version
 
     program = (
         "from importlib.metadata import version; print(version('snakemake'), version('obstore'))"
     )
-    told = run_pod(cluster, 65532, program).split()
+    told = run_pod(cluster, tmp_path, 65532, program).split()
     assert told == [version("snakemake"), version("obstore")]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import yaml
-
 from byok8s import cluster
 
 ROOT = Path(__file__).parents[2]
