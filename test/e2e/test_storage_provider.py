@@ -22,10 +22,8 @@ from byok8s.worker.transfer import MARKER, PART, Transfers
 from byok8s.workflow.storage import Lead, StorageObject, StorageProvider, lead
 from snakemake_interface_common.exceptions import WorkflowError
 from snakemake_interface_storage_plugins.tests import TestStorageBase
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
-from s3proxy import Fault, S3Proxy
-from s3server import find_versitygw, s3_server
+from support.s3proxy import Fault, S3Proxy
+from support.s3server import find_versitygw, s3_server
 
 NAMES = [
     ".zetaA1",

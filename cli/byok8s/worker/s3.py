@@ -109,13 +109,14 @@ def open_store(
         config["skip_signature"] = True
     elif credentials is None:
         credentials = _default_credentials(credentials_file)
-    return S3Store(
-        bucket,
-        config=config,
-        client_options=client,
-        retry_config={"max_retries": retries, "retry_timeout": timedelta(minutes=3)},
-        credential_provider=None if unsigned else cast("Any", credentials),
-    )
+    with sentences("open", bucket):  # of half a pair of keys, for one
+        return S3Store(
+            bucket,
+            config=config,
+            client_options=client,
+            retry_config={"max_retries": retries, "retry_timeout": timedelta(minutes=3)},
+            credential_provider=None if unsigned else cast("Any", credentials),
+        )
 
 
 def _default_credentials(path: str | os.PathLike[str] | None) -> CredentialSource | None:
