@@ -154,9 +154,9 @@ def _container(
         "name": CONTAINER,
         "image": request.image,
         "imagePullPolicy": pull_policy,
-        "command": list(request.command),
+        "command": [_literal(word) for word in request.command],
         "workingDir": WORK,
-        "env": [{"name": name, "value": value} for name, value in env.items()],
+        "env": [{"name": name, "value": _literal(value)} for name, value in env.items()],
         "resources": _resources(request),
         "securityContext": {
             "allowPrivilegeEscalation": False,
@@ -189,6 +189,11 @@ def _resources(request: PodRequest) -> dict[str, Any]:
     if request.disk_mb is not None:
         requests["ephemeral-storage"] = limits["ephemeral-storage"] = f"{request.disk_mb}M"
     return {"requests": requests, "limits": limits} if limits else {"requests": requests}
+
+
+def _literal(text: str) -> str:
+    """Kept from the kubelet, which replaces $(NAME) and $$ in commands and environment values."""
+    return text.replace("$", "$$")
 
 
 def _digest(text: str) -> str:

@@ -108,6 +108,13 @@ def test_what_is_not_asked_for_is_not_requested():
     }
 
 
+def test_dollars_are_kept_from_the_kubelet():
+    request = replace(REQUEST, command=("sh", "-c", "echo $$ $(HOME)"), env={"A": "$(B) $$"})
+    (container,) = pod(request)["spec"]["containers"]
+    assert container["command"] == ["sh", "-c", "echo $$$$ $$(HOME)"]
+    assert {"name": "A", "value": "$$(B) $$$$"} in container["env"]
+
+
 def test_the_secret_is_a_read_only_file_and_named_only():
     (container,) = pod()["spec"]["containers"]
     mount = next(m for m in container["volumeMounts"] if m["name"] == "secret")
