@@ -41,7 +41,7 @@ T = TypeVar("T")
 NEEDED = (
     ("create get list watch delete deletecollection", "pods", ""),
     ("get", "pods", "log"),
-    ("create get patch delete", "configmaps", ""),
+    ("create get delete", "configmaps", ""),
     ("create patch delete", "secrets", ""),
 )
 

@@ -72,18 +72,16 @@ class _Bucket:
     def ask(self, operation: str, **arguments: Any) -> Any:
         """One request; raises StorageError, in whose sentence no key is to be seen."""
         from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
-        from botocore.parsers import ResponseParserError
+        from botocore.exceptions import ConnectionError as BotoConnectionError
 
         try:
             return getattr(self.client, operation)(Bucket=self.s3.location.bucket, **arguments)
         except ClientError as error:
             problem, cause = self._refused(operation, error.response), error
-        except HTTPClientError as error:
+        except (HTTPClientError, BotoConnectionError) as error:
             problem, cause = self._unreachable(error), error
-        except (BotoCoreError, ResponseParserError) as error:
-            name = type(error).__name__
-            problem = f"{self._server} does not answer as S3 does ({name}); check the endpoint."
-            cause = error
+        except BotoCoreError as error:
+            problem, cause = self._strange(type(error).__name__), error
         raise StorageError(self.credentials.redact(problem)) from cause
 
     @property
@@ -94,12 +92,18 @@ class _Bucket:
         name = type(error).__name__
         if "SSL" in name:
             return (
-                f"{self._server} has a certificate that is not trusted; name its authority's file "
-                "in AWS_CA_BUNDLE, or use http:// if it has no TLS."
+                f"{self._server} makes no TLS connection with this machine; name the file of its "
+                "certificate authority in AWS_CA_BUNDLE, or use http:// if it has no TLS."
             )
         if "ReadTimeout" in name:
-            return f"{self._server} took the connection but did not answer in {READ_SECONDS} s."
+            return (
+                f"{self._server} took the connection but did not answer in {READ_SECONDS} s; "
+                "check that it is well, and --s3-endpoint-url."
+            )
         return f"{self._server} cannot be reached; check --s3-endpoint-url and the network."
+
+    def _strange(self, answer: str) -> str:
+        return f"{self._server} does not answer as S3 does ({answer}); check --s3-endpoint-url."
 
     def _refused(self, operation: str, response: dict[str, Any]) -> str:
         """The sentence for an answer of S3."""
@@ -117,8 +121,13 @@ class _Bucket:
                 f"Access to bucket '{name}'{where} is refused to the keys from {self.source}: they "
                 f"need {_PERMISSIONS[operation]} there, or the bucket is somebody else's."
             )
+        if code.isdigit():  # botocore puts the status where it finds no code of S3
+            return self._strange(code)
         message = " ".join(str(response.get("Error", {}).get("Message", "")).split())[:200]
-        return f"{self._server} answers '{code}: {message.rstrip('.')}' ({operation} in '{name}')."
+        return (
+            f"{self._server} answers '{code}: {message.rstrip('.')}' to {operation} in '{name}'; "
+            "try again, or ask who runs it."
+        )
 
     def _known(self, where: str) -> dict[str, str]:
         """S3's error codes that have a sentence of their own."""
@@ -136,7 +145,6 @@ class _Bucket:
             "RequestTimeTooSkewed": f"{self._server} has another time than this machine; set its "
             "clock.",
             "NoSuchBucket": missing,
-            "404": missing,
         }
 
     def _wrong_region(self, response: dict[str, Any]) -> str:
