@@ -26,9 +26,7 @@ _JOB_NAMES = frozenset(
         "resources",
         "log",
         "jobid",
-        "name",
         "rule",
-        "rulename",
         "bench_iteration",
         "benchmark",
     ]
@@ -54,20 +52,19 @@ def _fields(template: str) -> Iterator[str]:
         parsed = list(Formatter().parse(template))
     except ValueError:  # a malformed command: Snakemake will say so
         return
-    for _, field, spec, conversion in parsed:
-        if field is None:
-            continue
-        first = re.split(r"[.\[]", field, maxsplit=1)[0]
-        if first and first not in _JOB_NAMES:
-            yield field + (f"!{conversion}" if conversion else "") + (f":{spec}" if spec else "")
+    for _, field, _, _ in parsed:
+        if field and re.split(r"[.\[]", field, maxsplit=1)[0] not in _JOB_NAMES:
+            yield field
 
 
 def _value(job: Any, field: str) -> str | None:
+    # Not by job.format_wildcards: that fails while the DAG is built, when a job has no id yet,
+    # and takes {name} for the rule's name, where a command gets the Snakefile's own `name`.
     try:
-        text = job.format_wildcards("{" + field + "}")
+        value, _ = Formatter().get_field(field, (), job.rule.workflow.globals)
     except Exception:  # unknown names are Snakemake's to report when it formats the command
         return None
-    return f"{field} = {text!r}"
+    return f"{field} = {str(value)!r}"
 
 
 def _script_text(rule: Any) -> str:
