@@ -34,11 +34,13 @@ class Fault:
 
 @dataclass
 class S3Proxy:
-    """Listens on loopback; use as a context manager."""
+    """Listens on an address of this machine; use as a context manager."""
 
     upstream: str  # http://HOST:PORT
+    host: str = "127.0.0.1"
     latency: float = 0.0  # seconds before each request is passed on
     requests: list[tuple[str, str]] = field(default_factory=list)  # kind, key
+    senders: list[str] = field(default_factory=list)  # the address that each came from
     faults: list[Fault] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     stopping: threading.Event = field(default_factory=threading.Event)
@@ -49,7 +51,7 @@ class S3Proxy:
         class Handler(_Handler):
             owner = proxy
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = ThreadingHTTPServer((self.host, 0), Handler)
         self._server.daemon_threads = True
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
         return self
@@ -61,7 +63,7 @@ class S3Proxy:
 
     @property
     def endpoint_url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
+        return f"http://{self.host}:{self._server.server_address[1]}"
 
     def counts(self) -> Counter[str]:
         """Requests by kind since the last `reset`."""
@@ -69,10 +71,12 @@ class S3Proxy:
 
     def reset(self) -> None:
         self.requests.clear()
+        self.senders.clear()
 
-    def take_fault(self, kind: str, key: str) -> Fault | None:
+    def take_fault(self, kind: str, key: str, sender: str) -> Fault | None:
         with self._lock:
             self.requests.append((kind, key))
+            self.senders.append(sender)
             for fault in self.faults:
                 if fault.times and fault.kind in (kind, "*") and key.endswith(fault.key):
                     fault.times -= 1
@@ -100,7 +104,7 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         if self.owner.latency:
             time.sleep(self.owner.latency)
-        fault = self.owner.take_fault(kind, key)
+        fault = self.owner.take_fault(kind, key, self.client_address[0])
         action = fault.action if fault else ""
         if action in ("503", "403"):
             self._answer(int(action), [], b"<Error><Code>SlowDown</Code></Error>")

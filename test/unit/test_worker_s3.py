@@ -89,7 +89,7 @@ def test_credentials_in_order(file: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(file))
     assert isinstance(open_store("bucket").credential_provider, FileCredentials)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AK")
-    with pytest.raises(TransferError, match="Could not open s3://bucket: .*SecretAccessKey"):
+    with pytest.raises(TransferError, match=r"Could not open s3://bucket: .*SecretAccessKey"):
         open_store("bucket")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "SK")
     assert open_store("bucket").credential_provider is None

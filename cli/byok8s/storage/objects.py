@@ -32,8 +32,16 @@ class Objects:
 
         skip is a further prefix below it, of which pages that hold nothing else are not fetched.
         """
+        from obstore.exceptions import InvalidPathError
+
         with _as_storage_error(), sentences("list", self.bucket, prefix):
-            return dict(self._pages(prefix, skip))
+            try:
+                return dict(self._pages(prefix, skip))
+            except InvalidPathError:
+                from byok8s.storage.listing import list_all
+
+                found = dict(list_all(self.store, prefix))
+                return {k: meta for k, meta in found.items() if not (skip and k.startswith(skip))}
 
     def _pages(
         self, prefix: str, skip: str | None, after: str | None = None

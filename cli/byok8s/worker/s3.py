@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 # asking at every request, and a refreshed file is seen after a minute at most.
 _REREAD = timedelta(minutes=6)
 _CODE = re.compile(r"<Code>([A-Za-z0-9.]+)</Code>")
+_REQUEST = re.compile(r"performing \w+ (https?://[^/ ]+)\S* in .*? - (.+)")
 _BAD_KEYS = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "ExpiredToken"}
 
 CredentialSource = Callable[[], "dict[str, Any]"]
@@ -164,15 +165,25 @@ def _explained(error: Exception, doing: str, bucket: str, key: str) -> TransferE
             f"Could not {doing} {name}: the S3 server does not accept the credentials"
             f"{f' ({code})' if code else ''}; check access key, secret key and session token."
         )
-    if isinstance(error, PermissionDeniedError):
+    if isinstance(error, PermissionDeniedError) or code == "AccessDenied":
         return TransferError(
             f"Could not {doing} {name}: access denied{f' ({code})' if code else ''}; "
             "check the bucket's policy and the permissions of the credentials."
         )
-    return TransferError(f"Could not {doing} {name}: {code or _first_words(text)}.")
+    reason = f"the S3 server answers '{code}'" if code else _first_words(text)
+    return TransferError(f"Could not {doing} {name}: {reason}.")
 
 
 def _first_words(text: str) -> str:
-    """The readable start of an error of obstore, without the server's page and its details."""
-    line = text.split("\n", 1)[0].split("<", 1)[0]
-    return re.sub(r"\s+", " ", line).strip().rstrip(".:- ")
+    """The readable part of an error of obstore, without the server's page and its details."""
+    line = re.sub(r"\s+", " ", text.split("\n", 1)[0].split("<", 1)[0]).strip().rstrip(".:- ")
+    found = _REQUEST.search(line)
+    if not found:
+        return line
+    server, reason = found.groups()
+    if "error sending request" in reason:
+        return f"the S3 server at {server} cannot be reached or does not answer"
+    reason = reason.removeprefix("HTTP error: ").removeprefix(
+        "Server returned non-2xx status code: "
+    )
+    return f"the S3 server at {server} answers '{reason}'"

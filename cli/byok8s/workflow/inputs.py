@@ -82,6 +82,8 @@ class LocalInputs:
         """
         with self._lock:
             count = self.pending()
+            if self._pending:
+                self._read_record()  # once, before the threads need it
             try:
                 in_parallel(self._upload, list(self._pending.values()))
                 self._delete_stale()
