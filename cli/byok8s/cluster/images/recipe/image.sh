@@ -21,7 +21,7 @@ base)
     compile /usr/lib/python3 /usr/lib/python3.*
     ;;
 packages)
-    rm -rf /opt/byok8s/bin
+    rm -rf /opt/byok8s/bin /opt/byok8s/.lock
     compile /opt/byok8s
     HOME=/tmp python3 -c 'import obstore, snakemake.cli'
     ;;
