@@ -275,8 +275,8 @@ MISSING = "Bucket 'mybucket' does not exist at {url}; create it with: aws s3 mb 
         ("GET", 400, "ExpiredToken", "session of the keys from the environment has expired"),
         ("GET", 403, "RequestTimeTooSkewed", "another time than this machine"),
         ("GET", 301, "PermanentRedirect", "is not in us-east-1; name its region with --s3-region."),
-        ("GET", 503, "SlowDown", "answers 'SlowDown: please' to list_objects_v2 in 'mybucket'; try"),
-        ("PUT", 507, "QuotaExceeded", "answers 'QuotaExceeded: please' to put_object in 'mybucket'"),
+        ("GET", 503, "SlowDown", "answers 'SlowDown: please' to list_objects_v2 in 'mybucket'"),
+        ("PUT", 507, "QuotaExceeded", "answers 'QuotaExceeded: please' to put_object"),
     ],
 )  # fmt: skip
 def test_what_a_bucket_refuses(

@@ -48,7 +48,7 @@ def look_up(settings: RunSettings) -> WorkflowFiles:
 
     found, given = problems.of(workflow), problems.of(params)
     problems.tell()
-    assert snakefile and found and given  # noqa: S101  # or it was told
+    assert snakefile and found and given  # or it was told
     return WorkflowFiles(snakefile, found[0], given[0], found[1], given[1])
 
 

@@ -73,7 +73,7 @@ def preflight(settings: RunSettings) -> Ready:
     ready_client = problems.of(client.result) if client else None
     s3, account = problems.of(storage.result) or (None, None)
     problems.tell()
-    assert files  # noqa: S101  # or it was told
+    assert files  # or it was told
     image = settings.image or (cluster and cluster.worker_image) or WORKER_IMAGE
     return Ready(files, ready_client, cluster, "" if settings.local else image, s3, account)
 
