@@ -62,8 +62,6 @@ class NativeDriver:
         elif built.worker.ref not in loading.refs(layout):
             with report.step("Loading the new worker image"):
                 loading.load_worker(layout, built.worker)
-        else:
-            report.note(f"Cluster '{name}' is running already.")
         _merge_kubeconfig(layout, info)
         kubectl.link(report)
         return info

@@ -1,35 +1,15 @@
-"""kubectl, which is part of the node binary: for our manifests, and for the user."""
+"""kubectl for the user: it is part of the node binary."""
 
 from __future__ import annotations
 
 import shutil
 from pathlib import Path
 
-import byok8s.cluster
 from byok8s import settings
 from byok8s.cluster.native.binaries import KUBERNETES
-from byok8s.cluster.native.layout import Layout
-from byok8s.cluster.native.shell import run
 from byok8s.progress import Reporter
 
 _LINK = Path("/usr/local/bin/kubectl")
-_MANIFESTS = Path(byok8s.cluster.__file__).parent / "manifests"
-
-
-def apply_manifests(layout: Layout) -> None:
-    """Apply what a cluster has from its start, over what earlier versions of byok8s applied."""
-    run(
-        [
-            str(KUBERNETES.path),
-            "kubectl",
-            f"--cache-dir={layout.root / 'kubectl'}",  # by default in the user's ~/.kube
-            f"--kubeconfig={layout.config / 'admin.kubeconfig'}",
-            "apply",
-            "--server-side",
-            "--force-conflicts",
-            f"--filename={_MANIFESTS}",
-        ]
-    )
 
 
 def link(report: Reporter) -> None:

@@ -6,7 +6,10 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+import byok8s.cluster
 from byok8s import settings
 from byok8s.cluster import images
 from byok8s.cluster.images import BuiltImage
@@ -18,7 +21,6 @@ from byok8s.cluster.native import (
     configs,
     firewall,
     host,
-    kubectl,
     loading,
     network,
     packages,
@@ -75,13 +77,22 @@ def bring_up(layout: Layout, s3: S3Server, built: Images, step: Step) -> None:
     with ThreadPoolExecutor(1) as aside:  # the largest piece of work, which nothing waits for
         worker = aside.submit(loading.load_worker, layout, built.worker)
         _wait(layout, step, "API server", servers, lambda: api.api_ready(layout))
-        _start_missing(layout, daemons)
-        kubectl.apply_manifests(layout)
+        fresh = started if "kubelet" in _start_missing(layout, daemons) else 0
+        api.apply(layout, _manifests())
         _wait(layout, step, "S3 server", daemons, api.s3_ready)
-        _wait(layout, step, "node", daemons, lambda: api.node_ready(layout, since=started))
+        _wait(layout, step, "node", daemons, lambda: api.node_ready(layout, fresh))
         _wait(layout, step, "cluster DNS", daemons, api.dns_ready)
         step.update("loading the worker image")
         worker.result()
+
+
+def _manifests() -> list[dict[str, Any]]:
+    """What a cluster has from its start."""
+    import yaml
+
+    folder = Path(byok8s.cluster.__file__).parent / "manifests"
+    texts = [path.read_text() for path in sorted(folder.glob("*.yaml"))]
+    return [content for text in texts for content in yaml.safe_load_all(text) if content]
 
 
 def _prepare_machine(layout: Layout) -> None:
@@ -122,11 +133,13 @@ def _check_ports(layout: Layout) -> None:
         )
 
 
-def _start_missing(layout: Layout, wanted: list[Daemon]) -> None:
+def _start_missing(layout: Layout, wanted: list[Daemon]) -> list[str]:
+    """Start those that do not run; returns their names."""
     alive = processes.leaders(layout.root)
-    for daemon in wanted:
-        if daemon.name not in alive:
-            processes.start(layout.root, daemon)
+    missing = [daemon for daemon in wanted if daemon.name not in alive]
+    for daemon in missing:
+        processes.start(layout.root, daemon)
+    return [daemon.name for daemon in missing]
 
 
 def _wait(
