@@ -9,6 +9,7 @@ import logging
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from byok8s.cluster import S3Server
 from byok8s.worker.s3 import ObjectMissing, TransferError, open_store
 from byok8s.worker.spec import FACTS_VARIABLE, S3_VARIABLE, STORED_VARIABLE
 from byok8s.worker.transfer import MARKER, PART, Transfers
+from byok8s.workflow.inputs import LocalInputs
 from byok8s.workflow.storage import Lead, StorageObject, StorageProvider, lead
 from snakemake_interface_common.exceptions import WorkflowError
 from snakemake_interface_storage_plugins.tests import TestStorageBase
@@ -245,7 +247,7 @@ class TestTransfers:
         shown = f"{caught.value!r} {caught.value.__cause__} {open_store(bucket)!r}"
         assert "does not accept the credentials (SignatureDoesNotMatch)" in shown
         assert "marker" not in shown and "access-key" not in shown and "\n" not in shown
-        with pytest.raises(TransferError, match="at http://127.0.0.1:1 cannot be reached"):
+        with pytest.raises(TransferError, match=r"at http://127\.0\.0\.1:1 cannot be reached"):
             Transfers(open_store("b-1", "http://127.0.0.1:1", retries=1)).list("")
 
     def test_a_file_that_changes_meanwhile_is_an_error(
@@ -351,6 +353,32 @@ class TestFolders:
             folder.store_object()
 
 
+class TestTouching:
+    @pytest.mark.parametrize("size", [0, 10, 2 * PART + 3])
+    def test_content_stays_and_mtime_moves(
+        self, leading: StorageProvider, client: Any, bucket: str, size: int
+    ) -> None:
+        thing = obj(leading, bucket, "run/thing")
+        data = os.urandom(size)
+        write(thing.local_path(), data)
+        thing.store_object()
+        before = client.head_object(Bucket=bucket, Key="run/thing")["LastModified"]
+        time.sleep(1.1)  # the server keeps whole seconds
+        thing.touch()
+        assert client.head_object(Bucket=bucket, Key="run/thing")["LastModified"] > before
+        assert client.get_object(Bucket=bucket, Key="run/thing")["Body"].read() == data
+        thing.retrieve_object()  # the new checksum is right
+        assert thing.local_path().read_bytes() == data and thing.mtime() > before.timestamp()
+
+    def test_a_folder(self, leading: StorageProvider, client: Any, bucket: str) -> None:
+        client.put_object(Bucket=bucket, Key="run/dir/x", Body=b"1")
+        folder = obj(leading, bucket, "run/dir")
+        before = folder.mtime()
+        time.sleep(1.1)
+        folder.touch()
+        assert folder.mtime() > before and f"run/dir/{MARKER}" in keys(client, bucket)
+
+
 class TestDeleting:
     def test_exactly_this_object(self, provider: StorageProvider, client: Any, bucket: str) -> None:
         for key in ("a", "ab", "a/b", "dir/x", "dirs/x", "dir.txt"):
@@ -445,6 +473,48 @@ class TestLeader:
         assert glob_wildcards(flag_with_storage_object("x", folders)).folder == ["data", "other"]
 
 
+class TestLocalInputs:
+    def test_requests_of_the_first_and_of_the_next_run(
+        self, proxy: S3Proxy, bucket: str, tmp_path: Path
+    ) -> None:
+        for i in range(20):
+            write(tmp_path / f"data/{i}.txt", b"x" * i)
+
+        def run() -> tuple[tuple[int, int], dict[str, int]]:
+            proxy.reset()
+            leader = Lead(bucket, "run", open_store)
+            inputs = LocalInputs(leader.inventory(), "run", tmp_path)
+            inputs.producible = lambda path: False
+            leader.keys_below("")
+            for i in range(20):
+                inputs.look(f"run/data/{i}.txt")
+            return inputs.flush(), dict(proxy.counts())
+
+        assert run() == ((20, 190), {"LIST": 1, "GET": 1, "PUT": 21})
+        assert run() == ((0, 0), {"LIST": 1, "GET": 1})
+        write(tmp_path / "data/7.txt", b"changed")
+        assert run() == ((1, 7), {"LIST": 1, "GET": 1, "PUT": 2})
+
+    def test_a_pending_file_is_uploaded_before_a_local_rule_fetches_it(
+        self, proxy: S3Proxy, bucket: str, tmp_path: Path
+    ) -> None:
+        leader = Lead(bucket, "run", open_store)
+        inputs = LocalInputs(leader.inventory(), "run", tmp_path / "work")
+        inputs.producible = lambda path: False
+        leader.look_local, leader.before_retrieval = inputs.look, inputs.flush
+        write(tmp_path / "work/in.txt", b"content")
+        lead(leader)
+        try:
+            thing = obj(
+                StorageProvider(tmp_path / "local", logging.getLogger("test")), bucket, "run/in.txt"
+            )
+            assert thing.exists() and thing.size() == 7
+            thing.retrieve_object()
+            assert thing.local_path().read_bytes() == b"content"
+        finally:
+            lead(None)
+
+
 class TestPod:
     """Snakemake in a pod, with the leader's facts: one GET per input, one PUT per output."""
 
@@ -455,6 +525,25 @@ class TestPod:
         "    shell: 'cat {input[0]:q} {input.folder}/f > {output[0]:q}; mkdir -p {output[2]}; '\n"
         "        'echo 1 > {output[2]}/one'\n"
     )
+
+    def test_inputs_travel_side_by_side(
+        self, leading: StorageProvider, proxy: S3Proxy, client: Any, bucket: str
+    ) -> None:
+        for i in range(20):
+            client.put_object(Bucket=bucket, Key=f"run/{i}", Body=b"x" * 1024)
+        things = [obj(leading, bucket, f"run/{i}") for i in range(20)]
+        assert leading.leader is not None and leading.leader.keys_below("")
+        proxy.reset()
+        proxy.latency = 0.05
+
+        async def retrieve() -> None:
+            await asyncio.gather(*(thing.managed_retrieve() for thing in things))
+
+        began = time.monotonic()
+        asyncio.run(retrieve())
+        assert time.monotonic() - began < 0.5
+        assert proxy.counts() == {"GET": 20}
+        assert all(thing.local_path().stat().st_size == 1024 for thing in things)
 
     def test_requests(
         self, leading: StorageProvider, proxy: S3Proxy, client: Any, bucket: str, tmp_path: Path
