@@ -109,7 +109,7 @@ def test_a_pod_of_any_user_has_what_jobs_need_ready_to_run(
     assert told["found"] == []  # each would be imported or searched at every start
     assert told["tools"][:3] == ["x", "x", "x"] and told["tools"][3] == "Python"
     assert told["pythonpath"] is None
-    assert told["seconds"] < 5  # 0.8 s on an idle machine
+    assert told["seconds"] < 30  # 0.8 s on an idle machine, 3.5 s when it compiles everything
 
 
 def test_the_image_runs_the_leaders_snakemake(cluster: ClusterInfo, tmp_path: Path) -> None:

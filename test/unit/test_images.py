@@ -323,7 +323,7 @@ def test_a_command_that_fails_names_its_log_and_shows_its_lines(tmp_path, steps)
 
 
 def test_a_command_that_is_not_there_is_named(tmp_path, steps):
-    with pytest.raises(ClusterError, match="'no-such-tool' does not start"):
+    with pytest.raises(ClusterError, match="the command 'no-such-tool' does not start"):
         commands.run(["no-such-tool"], tmp_path / "build.log", steps)
 
 
@@ -392,16 +392,30 @@ def test_two_builders_at_once_build_once(tmp_path, steps):
         thread.start()
     for thread in threads:
         thread.join()
-    assert steps.titles == ["CoreDNS image"]
+    waiting = "Another byok8s is building images; waiting for it to end."
+    assert [title for title in steps.titles if title != waiting] == ["CoreDNS image"]
 
 
-def test_old_archives_go(tmp_path, tree, steps):
+def test_what_a_killed_build_left_goes_with_the_next(tmp_path, steps):
+    folder = tmp_path / "images"
+    (folder / "layers/build-x/root/usr").mkdir(parents=True)
+    (folder / "layers/.debian-1.tar-abc").touch()
+    (folder / ".byok8s-worker.tar-abc").touch()
+    (tmp_path / "coredns").write_bytes(b"\x7fELF")
+
+    images.coredns_image(tmp_path / "coredns", tmp_path, steps)
+    names = {path.name for path in (*folder.iterdir(), *(folder / "layers").iterdir())}
+    assert not any("build-" in name or name.endswith("-abc") for name in names)
+
+
+def test_old_archives_and_layers_go(tmp_path, tree, steps):
     for number in range(5):
         (tree / "changed").write_text(str(number))
-        layers = [layer(tmp_path, tree, f"{number}.tar")]
+        layers = [layer(tmp_path, tree, f"code-{number}.tar")]
         last = images._image(tmp_path, "localhost/w", layers, oci.Config(("/x",)), steps)
     kept = sorted(tmp_path.glob(f"w-{__version__}-*.tar"))
     assert len(kept) == 3 and last.archive in kept
+    assert len(list(tmp_path.glob("code-*.tar"))) == len(list(tmp_path.glob("code-*.sha256"))) == 3
     content = hashlib.sha256(oci.describe(layers, oci.Config(("/x",)))).hexdigest()[:12]
     assert last.ref == f"localhost/w:{__version__}-{content}"
 
@@ -423,6 +437,26 @@ def test_the_machines_own_mirrors_are_used_and_others_are_not(tmp_path, monkeypa
         "deb http://mirror.example/debian/ bookworm main",
         "deb http://mirror.example/debian/ bookworm-updates main",
     ]
+
+
+@pytest.mark.parametrize(
+    ("policy", "missing"),
+    [
+        ("  Candidate: 3.10.6-1~22.04.1", "its Python is older than 3.11"),
+        ("  Candidate: 3.11.2-1+b1", None),
+        ("N: Unable to locate package python3", None),
+    ],
+)
+def test_a_distribution_with_an_old_python_is_left_to_docker(
+    tmp_path, monkeypatch, policy, missing
+):
+    for name, output in (("apt-cache", policy), ("apt-get", "")):
+        (tmp_path / name).write_text(f"#!/bin/sh\necho '{output}'\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert local.missing() == missing
 
 
 def test_without_uv_pip_installs_only_for_its_own_python(monkeypatch):

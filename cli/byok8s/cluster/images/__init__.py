@@ -11,7 +11,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,7 @@ from byok8s.progress import Reporter
 PAUSE_REF = "localhost/byok8s-pause:1"
 COREDNS_REF = "localhost/coredns:1.15.0"
 _WORKER = "localhost/byok8s-worker"
-_ARCHIVES_KEPT = 3
+_KEPT = 3  # of each layer and archive; some have more than 100 MB
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def worker_image(cache: Path, report: Reporter, extra: tuple[str, ...] = ()) -> 
     `extra` are further pip requirements to put in. Raises ClusterError when it cannot be built.
     """
     recipe = Recipe.load(extra)
-    with _locked(cache) as folder:
+    with _locked(cache, report) as folder:
         log = folder / "worker.log"
         if (no_local := local.missing()) is None:
             layers = local.LocalBuild(folder / "layers", log, recipe, report).all_layers()
@@ -71,7 +71,8 @@ def pause_image(cache: Path, report: Reporter) -> BuiltImage:
             oci.pack(Path(root), tar)
 
     start = oci.Config(command=("/pause",))
-    return _single(cache, PAUSE_REF, fingerprint(source.read_bytes()), build, start)
+    key = fingerprint(source.read_bytes())
+    return _single(cache, PAUSE_REF, key, build=build, start=start, report=report)
 
 
 def coredns_image(binary: Path, cache: Path, report: Reporter) -> BuiltImage:
@@ -87,14 +88,20 @@ def coredns_image(binary: Path, cache: Path, report: Reporter) -> BuiltImage:
     with binary.open("rb") as stream:
         key = hashlib.file_digest(stream, "sha256").hexdigest()[:12]
     start = oci.Config(command=("/coredns", "-conf", "/etc/coredns/Corefile"))
-    return _single(cache, COREDNS_REF, key, build, start)
+    return _single(cache, COREDNS_REF, key, build=build, start=start, report=report)
 
 
 def _single(
-    cache: Path, ref: str, key: str, build: Callable[[Path], None], start: oci.Config
+    cache: Path,
+    ref: str,
+    key: str,
+    *,
+    build: Callable[[Path], None],
+    start: oci.Config,
+    report: Reporter,
 ) -> BuiltImage:
     """An image of one layer."""
-    with _locked(cache) as folder:
+    with _locked(cache, report) as folder:
         name = ref.rpartition("/")[2].replace(":", "-")
         layer = oci.cached_layer(folder / "layers" / f"{name}-{key}.tar", build)
         archive = folder / f"{name}-{key}.tar"
@@ -114,8 +121,12 @@ def _image(
     if not archive.exists():
         with report.step(f"Worker image: {ref}"):
             oci.write_archive(archive, ref, layers, description)
-    os.utime(archive)
-    _prune(folder, name.rpartition("/")[2])
+    for path in (archive, *(layer.path for layer in layers)):
+        os.utime(path)
+    _prune(archive.parent.glob(f"{name.rpartition('/')[2]}-*.tar"))
+    for layer in layers:
+        kind = layer.path.name.rpartition("-")[0]
+        _prune(layer.path.parent.glob(f"{kind}-*.tar"))
     return BuiltImage(ref, archive)
 
 
@@ -123,11 +134,11 @@ def _file_name(ref: str) -> str:
     return ref.rpartition("/")[2].replace(":", "-") + ".tar"
 
 
-def _prune(folder: Path, name: str) -> None:
-    """Remove all but the archives that were used last: each is some 300 MB."""
-    archives = sorted(folder.glob(f"{name}-*.tar"), key=lambda path: path.stat().st_mtime)
-    for path in archives[:-_ARCHIVES_KEPT]:
+def _prune(files: Iterable[Path]) -> None:
+    """Remove all but the files that were used last, and the digests beside them."""
+    for path in sorted(files, key=lambda path: path.stat().st_mtime)[:-_KEPT]:
         path.unlink()
+        path.with_suffix(".sha256").unlink(missing_ok=True)
 
 
 def _go_environment() -> dict[str, str]:
@@ -135,10 +146,23 @@ def _go_environment() -> dict[str, str]:
 
 
 @contextmanager
-def _locked(cache: Path) -> Iterator[Path]:
-    """The cache's folder of images, for one builder at a time."""
+def _locked(cache: Path, report: Reporter) -> Iterator[Path]:
+    """The cache's folder of images, for one builder at a time; ends with the process."""
     folder = cache / "images"
     (folder / "layers").mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            report.note("Another byok8s is building images; waiting for it to end.")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        _sweep(folder)
         yield folder
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what a killed build left; with the lock held, nobody is at work on it."""
+    for left in (folder / "layers").glob(f"{local.TEMPORARY}*"):
+        shutil.rmtree(left)
+    for left in (*folder.glob(".*.tar-*"), *folder.glob("layers/.*.tar-*")):
+        left.unlink()

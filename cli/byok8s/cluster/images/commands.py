@@ -33,8 +33,8 @@ def run(
             )
         except OSError as error:
             raise ClusterError(
-                f"The worker image cannot be built: '{command[0]}' does not start "
-                f"({error.strerror}); install it."
+                f"An image cannot be built: the command '{command[0]}' does not start "
+                f"({error.strerror}); install it and run byok8s again."
             ) from error
         with process:
             try:

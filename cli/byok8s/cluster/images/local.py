@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -29,6 +30,7 @@ from byok8s.cluster.images.recipe import (
 from byok8s.exceptions import ClusterError
 from byok8s.progress import Reporter, Step
 
+TEMPORARY = "build-"  # how the names of folders in the making begin
 _FORMAT = "1"  # raise it when this module makes other layers from the same recipe
 _ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", "LC_ALL": "C.UTF-8"}
 _HOOKS = Path("/usr/share/mmdebstrap/hooks/maybe-merged-usr")
@@ -39,6 +41,7 @@ _NO_USRMERGE = (
 )
 _UNWANTED = ("etc/apt/preferences.d/byok8s", "etc/hostname", "etc/resolv.conf")
 _SCRIPT = "tmp/image.sh"
+_OLDEST_PYTHON = (3, 11)  # Snakemake's
 _EMPTY = ("dev", "proc", "run", "sys", "tmp")
 
 
@@ -48,6 +51,8 @@ def missing() -> str | None:
         return "it is not a Debian system"
     if os.geteuid() != 0:
         return "you are not root"
+    if (python := _offered_python()) and python < _OLDEST_PYTHON:
+        return "its Python is older than {}.{}".format(*_OLDEST_PYTHON)
     return None
 
 
@@ -69,7 +74,7 @@ class LocalBuild:
         packages_key = fingerprint(base_key, self.recipe.requirements, self.recipe.constraints)
         base = self.layers / f"debian-{base_key}.tar"
         packages = self.layers / f"snakemake-{packages_key}.tar"
-        code = self.layers / f"byok8s-{fingerprint(base_key, code_fingerprint())}.tar"
+        code = self.layers / f"code-{fingerprint(base_key, code_fingerprint())}.tar"
         return [
             oci.cached_layer(base, lambda tar: self._base(suite, tar)),
             oci.cached_layer(packages, lambda tar: self._packages(base, tar)),
@@ -79,7 +84,7 @@ class LocalBuild:
     def _base(self, suite: str, tar: Path) -> None:
         with (
             self.report.step(f"Worker image: Debian {suite} with Python") as step,
-            tempfile.TemporaryDirectory(dir=self.layers) as temporary,
+            tempfile.TemporaryDirectory(dir=self.layers, prefix=TEMPORARY) as temporary,
         ):
             root = Path(temporary) / "root"
             self._install_mmdebstrap(step)
@@ -132,7 +137,7 @@ class LocalBuild:
 
     @contextmanager
     def _unpacked(self, base: Path) -> Iterator[Path]:
-        with tempfile.TemporaryDirectory(dir=self.layers) as temporary:
+        with tempfile.TemporaryDirectory(dir=self.layers, prefix=TEMPORARY) as temporary:
             root = Path(temporary)
             subprocess.run(["tar", "-xpf", str(base), "-C", temporary], check=True)
             root.chmod(0o755)
@@ -165,6 +170,14 @@ def _suite() -> str:
             "so the worker image cannot be built here; build it with Docker on another machine."
         )
     return suite
+
+
+def _offered_python() -> tuple[int, int] | None:
+    """The version of the distribution's Python; None when apt knows no list."""
+    command = ["apt-cache", "policy", "python3"]
+    policy = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    found = re.search(r"Candidate: (\d+)\.(\d+)", policy)
+    return (int(found[1]), int(found[2])) if found else None
 
 
 def _mirrors() -> list[str]:
