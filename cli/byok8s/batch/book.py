@@ -245,6 +245,15 @@ class Book:
         with self.changed:
             return self._pods.get(job.pod) is job
 
+    def wait_until_empty(self, until: float) -> None:
+        """Wait until no pod is there, or the monotonic time `until`."""
+        time.sleep(max(0.0, min(0.2, until - time.monotonic())))
+        with self.changed:
+            self.changed.wait_for(
+                lambda: not any(job.acknowledged for job in self._pods.values()),
+                max(0.0, until - time.monotonic()),
+            )
+
     def leftover(self, succeeded: bool, age: float = 0.0) -> int:
         """How many ended pods are still there, `age` seconds or more after their end was read."""
         before = time.monotonic() - age

@@ -9,6 +9,7 @@ from typing import Any
 
 from byok8s.batch.client import ApiError, KubeClient
 from byok8s.batch.pods import RunIdentity
+from byok8s.exceptions import Byok8sError
 
 
 class RunRecord:
@@ -79,7 +80,7 @@ class RunRecord:
         return [f"{kind[:-1]}/{self._run.name}" for kind in kinds if not self._gone(kind, patience)]
 
     def _gone(self, kind: str, patience: float) -> bool:
-        with contextlib.suppress(ApiError):
+        with contextlib.suppress(Byok8sError):
             try:
                 self._client.call(
                     "DELETE",

@@ -6,6 +6,8 @@ import logging
 import threading
 import time
 from collections import deque
+from collections.abc import Mapping
+from typing import Any
 
 from byok8s.batch.book import Book, Job
 from byok8s.batch.client import ApiError, KubeClient
@@ -18,7 +20,7 @@ from byok8s.batch.watch import PodWatch
 from byok8s.exceptions import Byok8sError
 
 TICK_SECONDS = 1.0
-COLLECT_SECONDS = 5.0
+COLLECT_SECONDS = 10.0
 FAILED_STAY_SECONDS = 60.0  # a failed pod's log can be read for as long
 SLOW_SECONDS = 10.0  # a container that takes longer to start is looked into
 LOOK_AGAIN_SECONDS = 30.0
@@ -40,7 +42,6 @@ class Steward:
         self._pods = f"/api/v1/namespaces/{client.namespace}/pods"
         self._versions: deque[tuple[float, str]] = deque()  # what was delivered by when
         self._due: dict[str, float] = {}
-        self._looked: dict[str, float] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="byok8s-steward", daemon=True)
 
@@ -139,32 +140,38 @@ class Steward:
                 self._creators.delete(job)
 
     def _look_into_slow_starts(self) -> None:
-        """Ask for the events of one pod a tick whose container takes long to start."""
+        """Where containers take long to start, ask the events why; one call for all of them."""
         now = time.monotonic()
-        for job in self._book.waiting():
-            slow = job.placed is not None and now - job.placed > SLOW_SECONDS and not job.wait
-            if slow and now - self._looked.get(job.pod, 0.0) > LOOK_AGAIN_SECONDS:
-                self._looked[job.pod] = now
-                self._book.await_something(job, self._from_events(job))
-                return
-
-    def _from_events(self, job: Job) -> Wait | None:
+        slow = {
+            job.pod: job
+            for job in self._book.waiting()
+            if job.placed is not None and now - job.placed > SLOW_SECONDS and not job.wait
+        }
+        if not slow or not self._is_due("events", LOOK_AGAIN_SECONDS):
+            return
         answer = self._client.call(
             "GET",
             f"/api/v1/namespaces/{self._client.namespace}/events",
-            query={"fieldSelector": f"involvedObject.name={job.pod},type=Warning", "limit": 50},
+            query={"fieldSelector": _TELLING, "limit": 500},
             patience=0.0,
         )
-        for event in reversed(answer.get("items") or []):
-            said = one_line(event.get("message", ""))
-            if event.get("reason") in ("FailedMount", "FailedAttachVolume"):
-                return Wait(
-                    Cause.VOLUME, f"A volume of the pod cannot be mounted: {said}", "volume"
-                )
-            if event.get("reason") == "FailedCreatePodSandBox":
-                return Wait(
-                    Cause.CONFIG_ERROR,
-                    f"The node {job.node} cannot start the pod: {said}",
-                    "volume",
-                )
-        return None
+        for event in answer.get("items") or ():
+            job = slow.get(event.get("involvedObject", {}).get("name", ""))
+            wait = job and _from_event(event, job)
+            if job and wait:
+                self._book.await_something(job, wait)
+
+
+# Warnings about pods save those that a pod's status tells as well
+_TELLING = (
+    "involvedObject.kind=Pod,type=Warning,reason!=FailedScheduling,reason!=Failed,reason!=BackOff"
+)
+
+
+def _from_event(event: Mapping[str, Any], job: Job) -> Wait | None:
+    said = one_line(event.get("message", ""))
+    if event.get("reason") in ("FailedMount", "FailedAttachVolume"):
+        return Wait(Cause.VOLUME, f"A volume of the pod cannot be mounted: {said}", "volume")
+    if event.get("reason") == "FailedCreatePodSandBox":
+        return Wait(Cause.VOLUME, f"The node {job.node} cannot set the pod up: {said}", "volume")
+    return None

@@ -19,6 +19,9 @@ from byok8s.batch.record import RunRecord
 from byok8s.batch.steward import Steward
 from byok8s.batch.waits import Limits
 from byok8s.batch.watch import PodWatch
+from byok8s.exceptions import Byok8sError
+
+LOOK_AGAIN_SECONDS = 2.0
 
 
 class BatchSystem:
@@ -149,19 +152,20 @@ class BatchSystem:
         until = time.monotonic() + deadline
         self._steward.stop()
         self._creators.stop(timeout=min(2.0, deadline / 4))
-        self._watch.stop()
         # The ConfigMap goes first: the cluster then removes the rest even if we are killed here
         remaining = self._record.delete(keep_config_map=keep_record, patience=deadline / 4)
-        return remaining + self._delete_all(until)
+        remaining += self._delete_all(until)
+        self._watch.stop()
+        return remaining
 
     def _delete_all(self, until: float) -> list[str]:
         """Delete every pod of the run; returns the names of those that are left at `until`."""
         left = ["pods of the run (the API server could not be asked)"]
         asked: set[str] = set()
         while True:
-            with contextlib.suppress(ApiError):
+            with contextlib.suppress(Byok8sError):
                 answer = self._call_until("GET", until, None)
-                left = [f"pods/{pod['metadata']['name']}" for pod in answer.get("items") or ()]
+                left = [f"pod/{pod['metadata']['name']}" for pod in answer.get("items") or ()]
                 if not left:
                     return left
                 if not asked.issuperset(left):  # one may have been in the making
@@ -169,7 +173,8 @@ class BatchSystem:
                     asked.update(left)
             if time.monotonic() >= until:
                 return left
-            time.sleep(0.2)
+            # the watch tells when they are gone; one more list makes sure
+            self._book.wait_until_empty(min(until, time.monotonic() + LOOK_AGAIN_SECONDS))
 
     def _call_until(self, verb: str, until: float, body: Any) -> dict[str, Any]:
         seconds = max(0.5, until - time.monotonic())
@@ -184,7 +189,7 @@ class BatchSystem:
         )
 
     def _delete(self, job: Job, patience: float) -> None:
-        with contextlib.suppress(ApiError):  # what is still there is told by its name
+        with contextlib.suppress(Byok8sError):  # what is still there is told by its name
             self._creators.delete(job, patience=patience)
 
     def _build(self, job: Job) -> dict[str, Any]:
