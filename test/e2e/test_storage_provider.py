@@ -250,6 +250,25 @@ class TestTransfers:
         with pytest.raises(TransferError, match=r"at http://127\.0\.0\.1:1 cannot be reached"):
             Transfers(open_store("b-1", "http://127.0.0.1:1", retries=1)).list("")
 
+    def test_tls_with_an_authority_of_ones_own(
+        self, proxy: S3Proxy, server: S3Server, bucket: str, tmp_path: Path
+    ) -> None:
+        pem = tmp_path / "server.pem"
+        subprocess.run(
+            f"openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=test -days 1 -keyout {pem} "
+            f"-out {pem}.crt -addext subjectAltName=IP:127.0.0.1 "
+            f"-addext basicConstraints=critical,CA:FALSE && cat {pem}.crt >> {pem}",
+            shell=True,
+            check=True,
+            capture_output=True,
+        )
+        with S3Proxy(server.endpoint_url, certificate=pem) as tls:
+            trusting = open_store(bucket, tls.endpoint_url, ca_file=f"{pem}.crt", retries=1)
+            Transfers(trusting).put_file("k", write(tmp_path / "a", b"x"))
+            assert tls.counts() == {"PUT": 1}
+            with pytest.raises(TransferError, match="is not trusted"):
+                Transfers(open_store(bucket, tls.endpoint_url, retries=0)).list("")
+
     def test_a_file_that_changes_meanwhile_is_an_error(
         self, transfers: Transfers, tmp_path: Path
     ) -> None:
@@ -471,6 +490,35 @@ class TestLeader:
         assert found.s == ["a", "b c", "sub/d"]
         folders = obj(leading, bucket, "run/{folder,[^/]+}")
         assert glob_wildcards(flag_with_storage_object("x", folders)).folder == ["data", "other"]
+
+
+class TestManyJobs:
+    SNAKEFILE = (
+        "N = range(500)\n"
+        "rule all:\n    input: 'all.txt'\n"
+        "rule one:\n    input: 'in/{n}.txt'\n    output: 'out/{n}.txt'\n    shell: ''\n"
+        "rule gather:\n    input: expand('out/{n}.txt', n=N)\n    output: 'all.txt'\n"
+        "    shell: ''\n"
+    )
+
+    def test_the_leader_asks_nothing_per_job(
+        self, proxy: S3Proxy, server: S3Server, client: Any, bucket: str, tmp_path: Path
+    ) -> None:
+        direct = Transfers(open_store(bucket, server.endpoint_url))
+        for n in range(500):
+            direct.store.put(f"run/in/{n}.txt", b"")
+        (tmp_path / "Snakefile").write_text(self.SNAKEFILE)
+        script = Path(__file__).parents[1] / "support" / "nullrun.py"
+        done = subprocess.run(
+            [sys.executable, str(script), bucket, server.endpoint_url],
+            check=False,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert len(direct.list("run/out/")) == 500 and "all.txt" in direct.list("run/")
+        assert proxy.counts() == {"LIST": 1}
 
 
 class TestLocalInputs:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import http.client
 import socket
+import ssl
 import threading
 import time
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -38,6 +40,7 @@ class S3Proxy:
 
     upstream: str  # http://HOST:PORT
     host: str = "127.0.0.1"
+    certificate: Path | None = None  # PEM with its key: speak TLS
     latency: float = 0.0  # seconds before each request is passed on
     requests: list[tuple[str, str]] = field(default_factory=list)  # kind, key
     senders: list[str] = field(default_factory=list)  # the address that each came from
@@ -53,6 +56,10 @@ class S3Proxy:
 
         self._server = ThreadingHTTPServer((self.host, 0), Handler)
         self._server.daemon_threads = True
+        if self.certificate:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(self.certificate)
+            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
         return self
 
@@ -63,7 +70,8 @@ class S3Proxy:
 
     @property
     def endpoint_url(self) -> str:
-        return f"http://{self.host}:{self._server.server_address[1]}"
+        scheme = "https" if self.certificate else "http"
+        return f"{scheme}://{self.host}:{self._server.server_address[1]}"
 
     def counts(self) -> Counter[str]:
         """Requests by kind since the last `reset`."""

@@ -181,6 +181,11 @@ def _first_words(text: str) -> str:
     if not found:
         return line
     server, reason = found.groups()
+    if "invalid peer certificate" in text:  # it stands in the details below the line
+        return (
+            f"the TLS certificate of {server} is not trusted; "
+            "name the file of its authority in AWS_CA_BUNDLE"
+        )
     if "error sending request" in reason:
         return f"the S3 server at {server} cannot be reached or does not answer"
     reason = reason.removeprefix("HTTP error: ").removeprefix(

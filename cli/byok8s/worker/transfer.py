@@ -203,8 +203,10 @@ class Transfers:
         try:
             temporary.mkdir(parents=True)
             in_parallel(lambda name: self.get_file(f"{key}/{name}", temporary / name), names)
-            if path.is_dir():
+            if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
             temporary.rename(path)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
