@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from e2e.conftest import Project, clean_environment, kubectl
+from support.project import Project, clean_environment, kubectl
 
 FOLDER = Path(__file__).parent.parent
 CONTENTS = {

@@ -210,6 +210,14 @@ def test_no_kubeconfig(s3: FakeS3) -> None:
     assert line.startswith("No kubeconfig was found (looked for ")
 
 
+def test_without_a_context_only_a_server_that_was_named_is_asked(s3: FakeS3) -> None:
+    (line,) = refusal(settings(), ClusterError)
+    assert line.startswith("No kubeconfig was found") and s3.requests == []
+    s3.broken = {"PUT": (403, "AccessDenied")}
+    _, bucket = refusal(settings(s3), ClusterError)
+    assert "s3:PutObject" in bucket
+
+
 def test_an_unknown_context(cluster: FakeCluster, s3: FakeS3) -> None:
     (line,) = refusal(settings(s3, kube=KubeSettings(context="lab")), ClusterError)
     assert "no context 'lab'" in line and "minikube" in line
@@ -296,6 +304,14 @@ def test_with_an_endpoint_given_the_keys_are_the_environments(
     assert ready.s3 and ready.account
     assert ready.account.current().access_key == "AKIAENV"
     assert ready.s3.region == "elsewhere"
+
+
+def test_when_it_is_down_the_command_that_brings_it_back_is_named(made: ClusterInfo) -> None:
+    write_kubeconfig("http://127.0.0.1:1", "byok8s-dev")
+    assert refusal(settings(), ClusterError) == [
+        "Cluster 'dev' does not answer at http://127.0.0.1:1; "
+        "bring it back with: byok8s cluster create dev."
+    ]
 
 
 # --- without a cluster

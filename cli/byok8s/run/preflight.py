@@ -67,8 +67,10 @@ def preflight(settings: RunSettings) -> Ready:
     problems = Problems()
     access = None if settings.local else problems.of(lambda: _find_context(settings.kube))
     cluster = problems.of(lambda: find_by_context(access.context)) if access else None
-    storage = _start(lambda: _check_storage(settings, cluster))
-    client = _start(lambda: _check_cluster(access)) if access else None
+    # Without its context a cluster that brings its own S3 server cannot be told from another one.
+    known = access or settings.local or settings.endpoint_url
+    storage = _start(lambda: _check_storage(settings, cluster) if known else None)
+    client = _start(lambda: _check_cluster(access, cluster)) if access else None
     files = problems.of(lambda: look_up(settings))
     ready_client = problems.of(client.result) if client else None
     s3, account = problems.of(storage.result) or (None, None)
@@ -100,11 +102,20 @@ def _find_context(kube: KubeSettings) -> Access:
     return find_access(kube)
 
 
-def _check_cluster(access: Access) -> KubeClient:
-    from byok8s.batch.client import KubeClient
+def _check_cluster(access: Access, cluster: ClusterInfo | None) -> KubeClient:
+    from byok8s.batch.client import ApiError, KubeClient
 
     client = KubeClient(access)
-    client.version()  # first, so that a server out of reach is told once and soon
+    try:
+        client.version()  # first, so that a server out of reach is told once and soon
+    except ClusterError as error:
+        cause = error.__cause__
+        if cluster and isinstance(cause, ApiError) and cause.status == 0:
+            raise ClusterError(
+                f"Cluster '{cluster.name}' does not answer at {client.server}; "
+                f"bring it back with: byok8s cluster create {cluster.name}."
+            ) from cause
+        raise
     exists = _start(client.namespace_exists)
     asked = {
         f"{verb} {resource}{'/' * bool(part)}{part}": _start(

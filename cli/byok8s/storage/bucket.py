@@ -137,8 +137,10 @@ class _Bucket:
             f"Bucket '{self.s3.location.bucket}' does not exist{where}; "
             f"create it with: {self._make_bucket()}."
         )
+        unknown = f"{bad}, since it does not know them; check the access key."
         return {
-            "InvalidAccessKeyId": f"{bad}, since it does not know them; check the access key.",
+            "InvalidAccessKeyId": unknown,
+            "XAdminUserNotFound": unknown,  # versitygw's word for it
             "SignatureDoesNotMatch": f"{bad}; check the secret key.",
             "ExpiredToken": expired,
             "InvalidToken": expired,
