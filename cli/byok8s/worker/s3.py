@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _REREAD = timedelta(minutes=6)
 _CODE = re.compile(r"<Code>([A-Za-z0-9.]+)</Code>")
 _REQUEST = re.compile(r"performing \w+ (https?://[^/ ]+)\S* in .*? - (.+)")
+_CERTIFICATE = re.compile(r"InvalidCertificate\(\s*(\w+)")
 _BAD_KEYS = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "ExpiredToken"}
 
 CredentialSource = Callable[[], "dict[str, Any]"]
@@ -181,9 +182,9 @@ def _first_words(text: str) -> str:
     if not found:
         return line
     server, reason = found.groups()
-    if "invalid peer certificate" in text:  # it stands in the details below the line
+    if bad := _CERTIFICATE.search(text):  # in the details below the line
         return (
-            f"the TLS certificate of {server} is not trusted; "
+            f"the TLS certificate of {server} is not trusted ({bad[1]}); "
             "name the file of its authority in AWS_CA_BUNDLE"
         )
     if "error sending request" in reason:
