@@ -117,6 +117,8 @@ class RunSettings:
     debug: bool = False
 
     def __post_init__(self) -> None:
+        if not all(target.strip() for target in self.targets):
+            raise SettingsError("A TARGET is empty; leave it out for the workflow file's target.")
         if self.jobs is not None and self.jobs < 1:
             raise SettingsError(f"--jobs is {self.jobs}; it must be at least 1.")
         if self.retries < 0:

@@ -142,7 +142,9 @@ def run(
         location=S3Location.parse(s3_bucket) if s3_bucket else None,
         endpoint_url=s3_endpoint_url or None,
         region=s3_region or None,
-        kube=KubeSettings(kubeconfig, context or None, k8s_namespace or None),
+        kube=KubeSettings(
+            kubeconfig if kubeconfig != Path("") else None, context or None, k8s_namespace or None
+        ),
         dry_run=dry_run,
         force=force,
         jobs=jobs,
