@@ -99,7 +99,7 @@ def kubelet(layout: Layout, host: Host) -> dict[str, Any]:
             "imagefs.available": "500Mi",
         },
         "imageGCHighThresholdPercent": 100,  # an imported image could not be pulled again
-        "maxPods": 220,  # of the 253 addresses of the pod network
+        "maxPods": 110,  # 253 addresses would allow more; starting 200 at once chokes two cores
         "kubeAPIQPS": _CLIENT_RATE["qps"],
         "kubeAPIBurst": _CLIENT_RATE["burst"],
         "eventRecordQPS": 200,

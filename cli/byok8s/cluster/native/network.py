@@ -34,25 +34,36 @@ def clash(links: Iterable[Mapping[str, Any]], routes: Iterable[Mapping[str, Any]
 
     Takes what `ip -json address` and `ip -json route` print.
     """
-    needed = [ipaddress.ip_network(POD_NETWORK), ipaddress.ip_network(SERVICE_NETWORK)]
-    taken = [
-        (f"{address['local']}/{address['prefixlen']}", link["ifname"])
-        for link in links
-        for address in link.get("addr_info", ())
-        if address.get("family") == "inet"
-    ]
-    taken += [(route["dst"], route.get("dev", "a route")) for route in routes]
-    for text, owner in taken:
-        if owner == BRIDGE or text == "default":
-            continue
-        other = ipaddress.ip_network(text, strict=False)
-        for network in needed:
-            if other.version == network.version and other.overlaps(network):
-                return (
-                    f"The native driver needs the network {network} for pods and services, and "
-                    f"{owner} has {text} on this machine; remove that, or use another --driver."
-                )
+    for link in links:
+        for address in link.get("addr_info", ()):
+            text = f"{address['local']}/{address['prefixlen']}"
+            if link["ifname"] != BRIDGE and (network := _overlapped(text)):
+                return _sentence(network, link["ifname"], text)
+    for route in routes:
+        # A wider route, such as a VPN's 10.0.0.0/8, gives way to ours by itself
+        network = _overlapped(route["dst"])
+        if network and route.get("dev") != BRIDGE and _network(route["dst"]).subnet_of(network):
+            return _sentence(network, route.get("dev", "a route"), route["dst"])
     return None
+
+
+def _overlapped(text: str) -> ipaddress.IPv4Network | None:
+    """That of our networks which the other one shares addresses with."""
+    if text == "default" or ":" in text:
+        return None
+    ours = map(ipaddress.IPv4Network, (POD_NETWORK, SERVICE_NETWORK))
+    return next((network for network in ours if network.overlaps(_network(text))), None)
+
+
+def _network(text: str) -> ipaddress.IPv4Network:
+    return ipaddress.IPv4Network(text, strict=False)
+
+
+def _sentence(network: ipaddress.IPv4Network, owner: str, text: str) -> str:
+    return (
+        f"The native driver needs the network {network} for pods and services, and {owner} has "
+        f"{text} on this machine; remove that, or use another --driver."
+    )
 
 
 def check() -> None:

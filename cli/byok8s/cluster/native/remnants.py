@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -64,8 +65,11 @@ class Before:
             return None
 
 
-def clear_run_folder_after_reboot(layout: Layout, boot: str) -> None:
-    """Remove what runtime state a reboot made meaningless, where /run is kept on disk."""
+def clear_dead_state(layout: Layout, boot: str) -> None:
+    """Remove dead shims' sockets, and after a reboot all runtime state, if /run is on a disk."""
+    for path in _shim_sockets(layout):
+        if not _is_answered(path):
+            path.unlink(missing_ok=True)
     mark = layout.run / "boot"
     if mark.exists() and mark.read_text() != boot:
         shutil.rmtree(layout.run)
@@ -147,6 +151,15 @@ def _shim_sockets(layout: Layout) -> list[Path]:
     addresses = layout.run.glob("containerd/io.containerd.runtime.v2.task/*/*/address")
     texts = [path.read_text().strip() for path in addresses]
     return [Path(text.removeprefix("unix://")) for text in texts]
+
+
+def _is_answered(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as client:
+        try:
+            client.connect(str(path))
+        except OSError:
+            return False
+        return True
 
 
 def _remove_files(layout: Layout, sockets: Iterable[Path]) -> None:

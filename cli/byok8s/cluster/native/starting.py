@@ -99,7 +99,7 @@ def _prepare_machine(layout: Layout) -> None:
     network.check()
     network.load_modules()
     remnants.Before.remember(layout)
-    remnants.clear_run_folder_after_reboot(layout, host.boot_id())
+    remnants.clear_dead_state(layout, host.boot_id())
     network.write_settings()
     network.up()
     firewall.up()

@@ -1,0 +1,79 @@
+"""The native cluster's life in a machine of its own: nothing lost when killed, nothing left."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from byok8s.cluster import ClusterInfo
+
+SUPPORT = Path(__file__).parent.parent / "support"
+
+
+@pytest.fixture(scope="module")
+def told(cluster: ClusterInfo, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What lifecycle.py saw. The session's cluster is only needed for all to be built."""
+    folder = tmp_path_factory.mktemp("machine")
+    done = subprocess.run(
+        [SUPPORT / "private-machine", folder, sys.executable, SUPPORT / "lifecycle.py"],
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    answer: dict[str, Any] = json.loads(done.stdout)
+    times = {key: value for key, value in answer.items() if isinstance(value, float)}
+    print("seconds:", times)
+    return answer
+
+
+def test_pods_run_and_their_logs_can_be_read(told: dict[str, Any]) -> None:
+    assert told["logs"] == "from a pod\n"
+
+
+def test_comes_back_after_kill_9_of_everything_with_its_data(told: dict[str, Any]) -> None:
+    assert told["killed"] >= 8 + 2  # the components, a shim and a container at least
+    assert told["after kill"] == {"ConfigMap": "value", "object": "content"}
+
+
+def test_comes_back_after_a_reboot_with_its_data(told: dict[str, Any]) -> None:
+    assert told["after reboot"] == {"ConfigMap": "value", "object": "content"}
+    assert told["logs again"] == "from a pod again\n"
+
+
+KINDS = (
+    "processes",
+    "mounts",
+    "links",
+    "addresses",
+    "routes",
+    "network namespaces",
+    "iptables",
+    "ip6tables",
+    "control groups",
+    "files",
+    "kubeconfig",
+)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_comparison_can_see_a_cluster(told: dict[str, Any], kind: str) -> None:
+    assert told["meanwhile"][kind] != told["before"][kind]
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "settings"])
+@pytest.mark.parametrize("moment", ["after delete", "after delete of the dead"])
+def test_delete_leaves_nothing(told: dict[str, Any], moment: str, kind: str) -> None:
+    before, after = without_current(told["before"][kind]), without_current(told[moment][kind])
+    assert set(after) - set(before) == set()
+    assert set(before) - set(after) == set()
+
+
+def without_current(lines: list[str]) -> list[str]:
+    """As with kind, the current context becomes empty when it was the cluster's."""
+    return [line for line in lines if not line.startswith("current-context:")]
