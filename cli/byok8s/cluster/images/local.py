@@ -127,7 +127,8 @@ class LocalBuild:
         command += [f"--setup-hook={_NO_USRMERGE}", f"--hook-dir={_HOOKS}"]
         command += [f"--dpkgopt=path-exclude=/usr/share/{x}/*" for x in ("doc", "man", "locale")]
         command += ['--aptopt=Acquire::Languages "none"', suite, str(root), *_mirrors()]
-        run(command, self.log, step)
+        # the date of the last change of a password, in /etc/shadow, for one
+        run(command, self.log, step, {**os.environ, "SOURCE_DATE_EPOCH": str(oci.TIME)})
 
     def _inside(self, root: Path, part: str, step: Step) -> None:
         """Take a step of image.sh inside the image."""

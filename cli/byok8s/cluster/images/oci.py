@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-_TIME = 1577836800  # 2020-01-01: every file's time; zip tools refuse times before 1980
+TIME = 1577836800  # 2020-01-01, of every file; zip tools refuse times before 1980
 _CREATED = "2020-01-01T00:00:00Z"
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "arm64": "arm64"}
 
@@ -187,7 +187,7 @@ def _link(info: tarfile.TarInfo, path: Path, seen: dict[tuple[int, int], str]) -
 
 
 def _level(info: tarfile.TarInfo, owners: bool) -> None:
-    info.mtime = _TIME
+    info.mtime = TIME
     info.uname = info.gname = ""
     if owners:
         return
@@ -198,7 +198,7 @@ def _level(info: tarfile.TarInfo, owners: bool) -> None:
 
 def _add(tar: tarfile.TarFile, name: str, data: bytes | IO[bytes], size: int = 0) -> None:
     info = tarfile.TarInfo(name)
-    info.mtime, info.mode = _TIME, 0o644
+    info.mtime, info.mode = TIME, 0o644
     info.size = len(data) if isinstance(data, bytes) else size
     tar.addfile(info, io.BytesIO(data) if isinstance(data, bytes) else data)
 
