@@ -10,7 +10,12 @@ from queue import SimpleQueue
 
 from byok8s.batch.ends import Cause, End, Pod, Update, end_of, is_running, started_at
 from byok8s.batch.pods import PodRequest, pod_name
-from byok8s.batch.waits import Limits, Wait, wait_of
+from byok8s.batch.waits import Limits, Wait, terminating, wait_of
+
+
+# Limits of a known wait beside those of what is told later: a back-off says less than the error
+# before it, the scheduler less than a look at the nodes
+_SAYS_MORE = {("image_absent", "image"), ("too_large", "unschedulable")}
 
 
 @dataclass
@@ -140,6 +145,10 @@ class Book:
             self._drop(job.pod)
 
     def _progress(self, job: Job, pod: Pod) -> None:
+        if "deletionTimestamp" in pod["metadata"]:
+            # its end is told when the node confirms it; a node that is lost never does
+            self._set_wait(job, terminating(job.node), quiet=True)
+            return
         if is_running(pod):
             if not job.running:
                 job.running, job.started, job.placed = True, started_at(pod), None
@@ -153,16 +162,17 @@ class Book:
         if wait is not None or not (job.wait and job.wait.cause == Cause.VOLUME):
             self._set_wait(job, wait)
 
-    def _set_wait(self, job: Job, wait: Wait | None) -> None:
+    def _set_wait(self, job: Job, wait: Wait | None, *, quiet: bool = False) -> None:
         old, job.wait = job.wait, wait
         if wait is None:
             return
         if old is None or old.cause != wait.cause:
             job.wait_began = time.monotonic()
-        elif wait.limit in (old.limit, "image"):
-            job.wait = old  # a back-off says less than the error before it
+        elif wait.limit == old.limit or (old.limit, wait.limit) in _SAYS_MORE:
+            job.wait = old
             return
-        self._tell(job, "waiting", cause=wait.cause, message=wait.message)
+        if not quiet:
+            self._tell(job, "waiting", cause=wait.cause, message=wait.message)
 
     def _finish(self, job: Job, end: End) -> None:
         job.ended, job.running, job.wait, job.placed = True, False, None, None
@@ -245,14 +255,15 @@ class Book:
         with self.changed:
             return self._pods.get(job.pod) is job
 
-    def wait_until_empty(self, until: float) -> None:
-        """Wait until no pod is there, or the monotonic time `until`."""
+    def wait_until_done(self, until: float) -> None:
+        """Wait until every pod has ended or is gone, or the monotonic time `until`."""
         time.sleep(max(0.0, min(0.2, until - time.monotonic())))
         with self.changed:
-            self.changed.wait_for(
-                lambda: not any(job.acknowledged for job in self._pods.values()),
-                max(0.0, until - time.monotonic()),
-            )
+            self.changed.wait_for(lambda: not self._live, max(0.0, until - time.monotonic()))
+
+    def have_ended(self, names: set[str]) -> bool:
+        with self.changed:
+            return all(name in self._pods and self._pods[name].ended for name in names)
 
     def leftover(self, succeeded: bool, age: float = 0.0) -> int:
         """How many ended pods are still there, `age` seconds or more after their end was read."""
@@ -271,7 +282,8 @@ class Book:
             found = [job for job in self._pods.values() if job.wait and self._is_over(job, now)]
             for job in found:
                 if job.wait:
-                    self._finish(job, End(job.wait.cause, job.wait.message))
+                    lost = job.wait.cause == Cause.NODE_LOST
+                    self._finish(job, End(job.wait.cause, job.wait.message, disruption=lost))
         return found
 
     def _is_over(self, job: Job, now: float) -> bool:

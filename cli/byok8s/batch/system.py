@@ -165,16 +165,19 @@ class BatchSystem:
         while True:
             with contextlib.suppress(Byok8sError):
                 answer = self._call_until("GET", until, None)
-                left = [f"pod/{pod['metadata']['name']}" for pod in answer.get("items") or ()]
+                names = {pod["metadata"]["name"] for pod in answer.get("items") or ()}
+                left = [f"pod/{name}" for name in sorted(names)]
                 if not left:
                     return left
-                if not asked.issuperset(left):  # one may have been in the making
-                    self._call_until("DELETE", until, {"gracePeriodSeconds": min(2, self._grace)})
-                    asked.update(left)
+                # Where nothing runs any more there is no need to wait for a busy node
+                grace = 0 if self._book.have_ended(names) else min(2, self._grace)
+                if grace == 0 or not asked.issuperset(names):  # one may have been in the making
+                    self._call_until("DELETE", until, {"gracePeriodSeconds": grace})
+                    asked |= names
             if time.monotonic() >= until:
                 return left
             # the watch tells when they are gone; one more list makes sure
-            self._book.wait_until_empty(min(until, time.monotonic() + LOOK_AGAIN_SECONDS))
+            self._book.wait_until_done(min(until, time.monotonic() + LOOK_AGAIN_SECONDS))
 
     def _call_until(self, verb: str, until: float, body: Any) -> dict[str, Any]:
         seconds = max(0.5, until - time.monotonic())

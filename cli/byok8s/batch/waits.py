@@ -30,6 +30,7 @@ class Limits:
     volume: float | None = 300.0
     unschedulable: float | None = None  # a busy cluster is no failure
     too_large: float | None = 60.0  # larger than any node, where no node can be added
+    terminating: float | None = 120.0  # a deleted pod whose node does not confirm its end
     queue: float | None = None  # Kueue or a ResourceQuota holds it back
 
 
@@ -104,3 +105,13 @@ def _unscheduled(condition: Mapping[str, Any]) -> Wait:
             Cause.UNSCHEDULABLE, f"The pod waits for its queue to admit it: {said}", "queue"
         )
     return Wait(Cause.UNSCHEDULABLE, f"No node has room for the pod now: {said}", "unschedulable")
+
+
+def terminating(node: str | None) -> Wait:
+    """The wait for the end of a pod that was deleted."""
+    return Wait(
+        Cause.NODE_LOST,
+        f"The pod was deleted, but its node {node or '?'} does not confirm that it ended; "
+        "the node may be lost.",
+        "terminating",
+    )

@@ -16,6 +16,7 @@ import pytest
 from byok8s.batch import Cause, Limits, PodRequest, Update
 from byok8s.batch.book import Book
 from byok8s.batch.ends import end_of
+from byok8s.batch.waits import Wait
 
 STATUSES = Path(__file__).parent / "statuses"
 REQUEST = PodRequest("job", image="x", command=("true",))
@@ -269,3 +270,28 @@ def test_a_plainer_error_shortens_the_wait(book: Book):
     assert job.wait and job.wait.limit == "image_absent"
     book.on_event("MODIFIED", first)  # a back-off says less than the error before it
     assert job.wait.limit == "image_absent"
+
+
+def test_a_deleted_pod_whose_node_never_confirms_is_lost():
+    book = Book("run", Limits(terminating=0.1))
+    job = book.add(REQUEST)
+    assert job
+    for kind, pod in recording("deleted", job.pod)[:5]:
+        book.on_event(kind, pod)
+    assert [u.state for u in news(book)] == ["running"]
+    time.sleep(0.15)
+    assert book.expire() == [job]
+    (told,) = news(book)
+    assert (told.state, told.cause, told.disruption) == ("failed", Cause.NODE_LOST, True)
+
+
+def test_what_is_known_of_the_nodes_is_not_forgotten(book: Book):
+    job = book.add(REQUEST)
+    assert job
+    events = recording("huge", job.pod)
+    for kind, pod in events[:2]:
+        book.on_event(kind, pod)
+    book.await_something(job, Wait(Cause.UNSCHEDULABLE, "No node is large enough.", "too_large"))
+    book.on_event(*events[1])  # the scheduler tried again
+    assert job.wait and job.wait.limit == "too_large"
+    assert len(news(book)) == 2
