@@ -8,8 +8,7 @@ import textwrap
 from typing import Any
 
 import pytest
-
-from conftest import Project, objects_left  # type: ignore[import-not-found]
+from support.project import Project, objects_left
 
 
 def snakefile(text: str) -> str:
@@ -22,7 +21,9 @@ def ok(done: Any) -> Any:
 
 
 def test_one_rule_one_output_and_nothing_left(project: Project, cluster: Any) -> None:
-    project.write({"Snakefile": 'rule one:\n    output: "one.txt"\n    shell: "echo 1 > {output}"\n'})
+    project.write(
+        {"Snakefile": 'rule one:\n    output: "one.txt"\n    shell: "echo 1 > {output}"\n'}
+    )
     done = ok(project.run())
     assert project.get("one.txt") == "1\n"
     assert "Done: 1 job" in done.out
@@ -35,12 +36,12 @@ def test_same_command_again_does_nothing_from_anywhere(
     files = {
         "Snakefile": snakefile(
             """
-            name = config["name"]
+            colour = config["name"]
             rule all:
                 input: "b.txt", "c.txt"
             rule a:
                 output: "a.txt"
-                shell: "echo {name} > {output}"
+                shell: "echo {colour} > {output}"
             rule b:
                 input: "a.txt"
                 output: "b.txt"
@@ -110,7 +111,7 @@ def test_temp_is_removed(project: Project) -> None:
         }
     )
     ok(project.run())
-    assert project.keys() == ["last.txt"]
+    assert project.user_keys() == ["last.txt"]
     assert "Nothing to be done" in ok(project.run()).out
 
 
@@ -131,7 +132,7 @@ def test_touch_also_on_dotfiles(project: Project) -> None:
         }
     )
     ok(project.run())
-    assert project.keys() == [".mark", "after.txt", "flags/visible"]
+    assert project.user_keys() == [".mark", "after.txt", "flags/visible"]
     assert "Nothing to be done" in ok(project.run()).out
 
 
@@ -154,7 +155,7 @@ def test_directory_output(project: Project) -> None:
     )
     ok(project.run())
     assert project.get("count.txt").split() == ["4", "deep"]
-    assert "many/sub/x" in project.keys()
+    assert "many/sub/x" in project.user_keys()
     assert "Nothing to be done" in ok(project.run()).out
 
 
@@ -261,7 +262,7 @@ PARAMS: dict[str, Any] = {
     "null": None,
     "list": [1, "two", None, [3.0]],
     "nested": {"a": {"b": {"c": "deep"}}, "empty": {}, "none": []},
-    "quote": "it's \"quoted\" and `ticked` $HOME \\ back",
+    "quote": 'it\'s "quoted" and `ticked` $HOME \\ back',
     "newline": "one\ntwo\n",
     "unicode": "Ünïcödé – 測試 🧬",
     "yes": "yes",
@@ -323,7 +324,7 @@ def test_include_and_several_targets(project: Project) -> None:
         }
     )
     ok(project.run("a.txt", "b"))
-    assert project.keys() == ["a.txt", "b.txt"]
+    assert project.user_keys() == ["a.txt", "b.txt"]
 
 
 def test_a_snakefile_in_another_folder(project: Project) -> None:
@@ -362,7 +363,7 @@ def test_local_inputs_are_uploaded_once_and_again_when_changed(project: Project)
     )
     dry = ok(project.run("-n"))
     assert re.search(r"Would upload 2 ", dry.out), dry.out
-    assert project.keys() == []
+    assert project.user_keys() == []
     first = ok(project.run(prefix="deep/er"))
     assert "Uploaded 2 input files" in first.out
     assert project.get("deep/er/copy.txt") == "first\nx\n"
@@ -401,7 +402,7 @@ def test_download_brings_the_targets_here(project: Project) -> None:
 def test_force_and_dry_run(project: Project) -> None:
     project.write({"Snakefile": 'rule x:\n    output: "x.txt"\n    shell: "date +%N > {output}"\n'})
     dry = ok(project.run("-n"))
-    assert "rule x" in dry.out and project.keys() == []
+    assert "rule x" in dry.out and project.user_keys() == []
     ok(project.run())
     before = project.get("x.txt")
     ok(project.run("--force"))

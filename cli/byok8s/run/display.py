@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
-from byok8s.progress import elapsed
+from byok8s.progress import HEARTBEAT_SECONDS, elapsed
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 # A pipe gets a line per finished job up to this many jobs, then one every so many seconds
 _LINE_PER_JOB = 200
 _SECONDS_BETWEEN_LINES = 10.0
+_STUCK_SECONDS = 10.0
 
 
 class Display:
@@ -37,23 +38,34 @@ class Display:
         self._began = time.monotonic()
         self._submitted: dict[str, float] = {}  # by name, when
         self._running: set[str] = set()
-        self._said: dict[str, str] = {}  # waiting reasons, once each
+        self._stuck: dict[str, str] = {}  # by name, why the pod cannot start
+        self._said: set[str] = set()  # reasons, once each
         self._last_line = 0.0
         self.done = self.total = 0
         self.failures: list[JobFailure] = []
 
     @contextmanager
     def shown(self) -> Iterator[None]:
-        """Show the moving line while the body runs; on a pipe there is none."""
-        if not self._console.is_terminal:
-            yield
-            return
-        from rich.live import Live
+        """While the body runs: the moving line, or on a pipe a line now and then."""
+        ended = threading.Event()
+        beat = threading.Thread(target=self._beat, args=(ended,), name="byok8s-display")
+        beat.start()
+        try:
+            if not self._console.is_terminal:
+                yield
+                return
+            from rich.live import Live
 
-        with Live(
-            console=self._console, get_renderable=self._line, refresh_per_second=8, transient=True
-        ) as self._live:
-            yield
+            with Live(
+                console=self._console,
+                get_renderable=self._line,
+                refresh_per_second=8,
+                transient=True,
+            ) as self._live:
+                yield
+        finally:
+            ended.set()
+            beat.join()
 
     def planned(self, counts: Mapping[str, int]) -> None:
         self.total = sum(counts.values())
@@ -69,22 +81,40 @@ class Display:
     def started(self, job: JobName) -> None:
         with self._lock:
             self._running.add(str(job))
-            self._said.pop(str(job), None)
+            self._stuck.pop(str(job), None)
 
-    def waiting(self, job: JobName, reason: str) -> None:
+    def waiting(self, job: JobName, reason: str, *, busy: bool) -> None:
         with self._lock:
-            if self._said.get(str(job)) == reason:
-                return
-            first = reason not in self._said.values()
-            self._said[str(job)] = reason
-        if first:  # fifty pods that wait for the same thing are one line
+            self._stuck[str(job)] = reason
+        if not busy:
+            self._say_waiting(job, reason)
+
+    def _say_waiting(self, job: object, reason: str) -> None:
+        """Fifty pods that wait for the same thing are one line."""
+        with self._lock:
+            new = reason not in self._said
+            self._said.add(reason)
+        if new:
             self.note(f"Waiting: {job}: {reason}")
+
+    def _beat(self, ended: threading.Event) -> None:
+        """Tell of a cluster without room, when not our own jobs fill it, and that we live."""
+        told = time.monotonic()
+        while not ended.wait(_STUCK_SECONDS):
+            with self._lock:
+                stuck = None if self._running else next(iter(self._stuck.items()), None)
+            if stuck:
+                self._say_waiting(*stuck)
+            if not self._console.is_terminal and time.monotonic() - told >= HEARTBEAT_SECONDS:
+                told = time.monotonic()
+                if self._submitted:
+                    self.note(self._line())
 
     def ended(self, job: JobName, failure: JobFailure | None) -> None:
         with self._lock:
             began = self._submitted.pop(str(job), None)
             self._running.discard(str(job))
-            self._said.pop(str(job), None)
+            self._stuck.pop(str(job), None)
             if failure is not None and not failure.will_retry:
                 self.failures.append(failure)
         if failure is not None:
@@ -115,7 +145,8 @@ class Display:
 
     def _print_failure(self, failure: JobFailure) -> None:
         again = "; it is tried again" if failure.will_retry else ""
-        self._console.print(f"Failed: {failure.job}: {failure.reason}{again}", style="red")
+        reason = failure.reason.rstrip(".")
+        self._console.print(f"Failed: {failure.job}: {reason}{again}", style="red")
         if failure.tail:
             self.note("  the end of its log:")
             for line in failure.tail.rstrip().splitlines():

@@ -21,6 +21,7 @@ from byok8s.worker.spec import (
     CREDENTIALS_FILE,
     ENVIRONMENT_FILE,
     FACTS_VARIABLE,
+    GLOBS_VARIABLE,
     JOB_VARIABLE,
     S3_VARIABLE,
     STAGING_FAILED,
@@ -32,6 +33,12 @@ from byok8s.worker.spec import (
     Result,
 )
 
+# What Snakemake says around a failed command, which the leader says better
+_NOISE = re.compile(
+    r"(Building DAG of jobs|Using shell: |Select jobs to execute|Execute \d+ jobs|Shutting down, |"
+    r"Exiting because a job|Storing output in storage|Elapsed time: |WorkflowError:$|"
+    r"RuleException:$|CalledProcessError in file |At least one job did not complete)"
+)
 _TAIL_LINES = 20
 _TAIL_BYTES = 2000
 # How Snakemake tells a shell command's exit code (subprocess.CalledProcessError)
@@ -85,11 +92,14 @@ def run(spec: JobSpec) -> Result:
     stored = Path("/tmp/byok8s.stored")  # noqa: S108 (the pod's own /tmp)
     facts = Path("/tmp/byok8s.facts")  # noqa: S108
     facts.write_text(json.dumps(spec.facts))
+    globs = Path("/tmp/byok8s.globs")  # noqa: S108
+    globs.write_text(json.dumps(spec.globs))
     environment = {
         **os.environ,
         **user_environment(),
         STORED_VARIABLE: str(stored),
         FACTS_VARIABLE: str(facts),
+        GLOBS_VARIABLE: str(globs),
     }
     environment.pop(JOB_VARIABLE)
     began = time.monotonic()
@@ -171,7 +181,8 @@ def read_stored(path: Path) -> list[tuple[str, int, float, str]]:
 
 def report(store: Any, spec: JobSpec, result: Result) -> None:
     """Leave the result in the termination message, or in the bucket when it is too long."""
-    lines = result.tail.rstrip().splitlines()[-_TAIL_LINES:]
+    lines = [line for line in result.tail.splitlines() if line and not _NOISE.match(line)]
+    lines = lines[-_TAIL_LINES:]
     result.tail = "\n".join(lines).encode()[-_TAIL_BYTES:].decode(errors="replace")
     text = result.dumps()
     if len(text.encode()) > TERMINATION_LIMIT:

@@ -9,6 +9,7 @@ from typing import Any
 JOB_VARIABLE = "BYOK8S_JOB"
 S3_VARIABLE = "BYOK8S_S3"
 FACTS_VARIABLE = "BYOK8S_FACTS"  # file with what the leader knows of the job's files (JSON)
+GLOBS_VARIABLE = "BYOK8S_GLOBS"  # file with what the leader's glob_wildcards found lately (JSON)
 STORED_VARIABLE = "BYOK8S_STORED"  # file to which the storage provider adds a line per upload
 SECRET_FOLDER = "/var/run/byok8s"  # noqa: S105 (a path, not a secret)
 CREDENTIALS_FILE = f"{SECRET_FOLDER}/credentials"  # AWS INI format, profile "default"
@@ -47,6 +48,7 @@ class JobSpec:
     log_key: str
     result_key: str  # for results that exceed the termination message
     rule_logs: tuple[str, ...] = ()  # paths below workdir: the rule's `log:` files
+    globs: dict[str, Any] = field(default_factory=dict)  # workflow.globbing: found since the start
     facts: dict[str, Any] = field(default_factory=dict)  # storage.inventory: known objects
 
     def dumps(self) -> str:
@@ -54,13 +56,9 @@ class JobSpec:
 
     @classmethod
     def loads(cls, text: str) -> JobSpec:
-        fields = json.loads(text)
-        return cls(
-            **{
-                name: tuple(value) if isinstance(value, list) else value
-                for name, value in fields.items()
-            }
-        )
+        fields: dict[str, Any] = json.loads(text)
+        fields |= {name: tuple(fields[name]) for name in ("argv", "rule_logs")}
+        return cls(**fields)
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -69,7 +70,8 @@ def execute(plan: Plan, parts: Parts) -> tuple[str, ...]:
         except Byok8sError:
             raise
         except Exception as error:
-            api.print_exception(error)
+            with contextlib.suppress(KeyError):  # Snakemake's own, for an error in the first lines
+                api.print_exception(error)
             text = _explanation(error, handler)
             if text.startswith("Traceback"):  # neither Snakemake's nor the Snakefile's, but ours
                 raise
@@ -143,6 +145,8 @@ def _parsed_workflow(workflow_api: Any, plan: Plan, parts: Parts) -> Any:
 
     if parts.glob is not None:
         snakemake.workflow.glob_wildcards = parts.glob
+        if parts.session is not None:
+            parts.session.glob = parts.glob
     # Scripts are compared by content (provenance.script_code): on another machine, or after a
     # checkout, their modification time would re-run everything.
     Job.outputs_older_than_script_or_notebook = _none
@@ -150,6 +154,8 @@ def _parsed_workflow(workflow_api: Any, plan: Plan, parts: Parts) -> Any:
     workflow_api._workflow_store = workflow
     workflow.include(workflow_api.snakefile, overwrite_default_target=True)
     workflow.check()
+    if not list(workflow.rules):
+        raise SettingsError(f"The Snakefile '{plan.snakefile}' has no rules; add at least one.")
     if parts.glob is not None:
         parts.glob.write_record()
     _replace_persistence(workflow, parts.records)
@@ -238,5 +244,6 @@ def _remove_stream_handler(logger: Any) -> None:
 
 async def _none(job: Any) -> Any:
     """An asynchronous generator of nothing."""
-    for nothing in ():
-        yield nothing
+    nothing: tuple[Any, ...] = ()
+    for item in nothing:
+        yield item

@@ -12,6 +12,7 @@ from byok8s.settings import S3Settings
 from byok8s.storage.inventory import OURS
 from byok8s.storage.objects import Objects
 from byok8s.worker.s3 import open_store
+from byok8s.workflow.api import PROVIDER
 from byok8s.workflow.globbing import BucketGlob
 from byok8s.workflow.inputs import LocalInputs
 from byok8s.workflow.persistence import RecordLog
@@ -55,7 +56,10 @@ class WorkflowBucket:
     def equip(self, parts: Parts) -> None:
         """Put the bucket's hooks into a run's parts."""
         parts.records = self.records
-        parts.glob = BucketGlob(self.leader.keys_below)
+        copies = (
+            f".snakemake/storage/{PROVIDER}/{self.s3.location.bucket}/{self.s3.location.prefix}"
+        )
+        parts.glob = BucketGlob(self.leader.keys_below, copies)
         parts.on_parsed = self._know_producible
 
     def download(self, paths: Iterable[str], folder: Path) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -42,8 +43,8 @@ class Listener(Protocol):
     def started(self, job: JobName) -> None:
         """The job's pod runs."""
 
-    def waiting(self, job: JobName, reason: str) -> None:
-        """The job's pod cannot start yet; one sentence why."""
+    def waiting(self, job: JobName, reason: str, *, busy: bool) -> None:
+        """The job's pod cannot start yet; one sentence why. `busy`: for lack of room only."""
 
     def ended(self, job: JobName, failure: JobFailure | None) -> None: ...
     def progress(self, done: int, total: int) -> None: ...
@@ -59,6 +60,7 @@ class EventHandler(logging.Handler):
         self._listener = listener
         self.errors: list[str] = []
         self.jobs_started = False
+        self._here: dict[int, JobName] = {}  # jobs that run on this machine, by Snakemake's id
 
     def emit(self, record: logging.LogRecord) -> None:
         event = str(getattr(record, "event", None) or "")
@@ -70,6 +72,15 @@ class EventHandler(logging.Handler):
             self._listener.progress(record.__dict__["done"], record.__dict__["total"])
         elif event == "job_started":
             self.jobs_started = True
+        elif event == "job_info" and record.__dict__["local"]:
+            fields = record.__dict__
+            name = JobName(fields["rule_name"], dict(fields["wildcards"] or {}))
+            self._here[fields["jobid"]] = name
+            self._listener.submitted(name)
+            self._listener.started(name)
+        elif event == "job_finished":
+            if ended := self._here.pop(record.__dict__["job_id"], None):
+                self._listener.ended(ended, None)
         elif event in ("job_error", "group_error"):
             self._job_error(record.__dict__)
         elif record.levelno >= logging.ERROR:
@@ -79,8 +90,11 @@ class EventHandler(logging.Handler):
 
     def _job_error(self, fields: Mapping[str, Any]) -> None:
         """Jobs of the cluster are told by the executor, which knows more; these ran here."""
-        if "external_jobid" in (fields.get("aux") or {}):
+        job = self._here.pop(fields.get("jobid", -1), None)
+        if job is None:
             return
-        job = JobName(str(fields.get("rule_name") or fields.get("groupid") or "?"))
-        reason = str(fields.get("rule_msg") or "it failed on this machine, where it runs locally")
-        self._listener.ended(job, JobFailure(job, reason, log=" ".join(fields.get("log") or [])))
+        said = " ".join(self.errors).split("Command '", 1)[0] if self.errors else ""
+        status = re.findall(r"non-zero exit status (\d+)", " ".join(self.errors))
+        reason = f"the command exited with code {status[-1]}" if status else said or "it failed"
+        log = " ".join(fields.get("log") or [])
+        self._listener.ended(job, JobFailure(job, f"{reason} (on this machine)", log=log))

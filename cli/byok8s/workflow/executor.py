@@ -78,10 +78,11 @@ class Executor(RealExecutor):
 
     def __post_init__(self) -> None:
         session = getattr(self.executor_settings, "session", None)
+        self._own_session = session is None
         if session is None:
-            from byok8s.workflow.session import Session
+            from byok8s.workflow.plain import plain_session
 
-            session = Session.from_executor(self.executor_settings, self.workflow)
+            session = plain_session(self.executor_settings, self.workflow)
         self.session = session
         self._jobs: dict[str, SubmittedJobInfo] = {}
         self._lock = threading.Lock()
@@ -112,7 +113,8 @@ class Executor(RealExecutor):
             "--max-jobs-per-timespan 1000/0s --quiet progress host rules",
             "--mode remote",
         ]
-        return ("-m", "byok8s.workflow.in_pod", *shlex.split(" ".join(arguments)))
+        # -P: a user's file such as copy.py must not stand in for Python's own module
+        return ("-P", "-m", "byok8s.workflow.in_pod", *shlex.split(" ".join(arguments)))
 
     def run_jobs(self, jobs: list[Any]) -> None:
         if not self._started:
@@ -147,6 +149,7 @@ class Executor(RealExecutor):
             log_key=session.log_key(id, job.attempt),
             result_key=session.result_key(id, job.attempt),
             facts=session.facts(job),
+            globs=session.late_globs(),
             rule_logs=() if job.is_group() else tuple(map(str, job.log)),
         )
         text = spec.dumps()
@@ -161,7 +164,7 @@ class Executor(RealExecutor):
             rule=name.rule,
             job=str(name),
             image=session.image,
-            command=("python3", "-m", "byok8s.worker"),
+            command=("python3", "-P", "-m", "byok8s.worker"),
             env={JOB_VARIABLE: text, S3_VARIABLE: session.bucket.dumps(), **session.pod_env},
             cpu=CPU_PER_THREAD * max(1, job.threads),
             memory_mb=memory or DEFAULT_MEMORY_MB,
@@ -192,7 +195,7 @@ class Executor(RealExecutor):
         if update.state == "running":
             listener.started(name)
         elif update.state == "waiting":
-            listener.waiting(name, update.message)
+            listener.waiting(name, update.message, busy=update.cause == "unschedulable")
         elif update.state == "succeeded":
             self.session.told(self._result(update), info.job)
             listener.ended(name, None)
@@ -243,6 +246,8 @@ class Executor(RealExecutor):
         self._stopping.set()
         if self._updates.is_alive() and threading.current_thread() is not self._updates:
             self._updates.join(timeout=5)
+        if self._own_session:
+            self.session.close()
 
 
 def job_name(job: Any) -> JobName:

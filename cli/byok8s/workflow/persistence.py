@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import json
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -111,7 +111,7 @@ class RecordLog:
                 return
 
 
-def _lines(records: dict[str, dict[str, Any] | None]) -> str:
+def _lines(records: Mapping[str, dict[str, Any] | None]) -> str:
     return "".join(json.dumps(item) + "\n" for item in records.items())
 
 
@@ -125,8 +125,8 @@ class OutsideValues:
 
     @functools.lru_cache  # noqa: B019
     def _code(self, rule: Any) -> str | None:
-        code: str | None = super()._code(rule)  # type: ignore[misc]
-        return code if code is not None else script_code(rule)
+        code: str | None = script_code(rule) or super()._code(rule)  # type: ignore[misc]
+        return code
 
 
 class LocalPersistence(OutsideValues, FilePersistence):

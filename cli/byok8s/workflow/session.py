@@ -24,6 +24,7 @@ from byok8s.workflow.events import Listener
 if TYPE_CHECKING:
     from byok8s.batch import BatchSystem, KubeClient, RunIdentity
     from byok8s.storage.objects import Objects
+    from byok8s.workflow.globbing import BucketGlob
     from byok8s.workflow.inputs import LocalInputs
     from byok8s.workflow.storage import Lead
 
@@ -47,6 +48,7 @@ class Session:
     configfile: Path
     inputs: LocalInputs
     leader: Lead
+    glob: BucketGlob | None = None
     on_open: Callable[[], None] = lambda: None
     cancelled: bool = False
     sources: sources.SourceArchive = field(init=False)
@@ -139,11 +141,18 @@ class Session:
 
     def facts(self, job: Any) -> dict[str, Any]:
         """What the pod need not ask S3 about the job's inputs and outputs."""
-        return self.leader.facts([*_queries(job.input), *_queries(job.output)])
+        files = [*job.input, *job.output, *job.log]
+        if not job.is_group() and job.benchmark:
+            files.append(job.benchmark)
+        return self.leader.facts(_queries(files))
+
+    def late_globs(self) -> dict[str, list[list[str]]]:
+        """What glob_wildcards found after the sources were packed, as behind a checkpoint."""
+        return self.glob.late() if self.glob else {}
 
     def _upload_sources(self, workflow: Any) -> None:
         required = sources.required_files(workflow, self.configfile)
-        optional = sources.project_files(self.workdir, self.inputs.producible)
+        optional = sources.project_files(self.workdir, self.inputs.producible or bool)
         self.sources = sources.pack(required, optional, self.workdir)
         self.sources_key = self.key(f"sources/{self.sources.sha256}")
         if self.sources.skipped:

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from byok8s.workflow import globbing
+
 # Larger files are inputs, not sources; the second limit keeps a folder of many from every pod.
 MAX_FILE = 1_000_000  # bytes
 MAX_TRACKED_FILE = 10_000_000  # bytes, for files under version control, as Snakemake has it
@@ -36,10 +38,10 @@ class SourceArchive:
 
 def pack(required: Iterable[Path], optional: Iterable[Path], workdir: Path) -> SourceArchive:
     """Pack files, which keep their places relative to each other and to the working directory."""
-    chosen: dict[Path, None] = dict.fromkeys(sorted({path.absolute() for path in required}))
+    chosen: dict[Path, None] = dict.fromkeys(sorted(map(_absolute, required)))
     total = sum(path.stat().st_size for path in chosen)
     skipped = []
-    for path in sorted({path.absolute() for path in optional} - set(chosen)):
+    for path in sorted(set(map(_absolute, optional)) - set(chosen)):
         size = path.stat().st_size
         if total + size > MAX_TOTAL:
             skipped.append(str(path.relative_to(workdir)))
@@ -80,6 +82,8 @@ def _tar(paths: list[Path], root: Path) -> bytes:
 def required_files(workflow: Any, configfile: Path) -> Iterator[Path]:
     """What the workflow names itself: Snakefiles, scripts with their folders, conda files."""
     yield configfile
+    if globbing.RECORD.exists():
+        yield globbing.RECORD
     for source in workflow.included:
         if path := _local(source.get_path_or_uri(secret_free=True)):
             yield path
@@ -146,6 +150,11 @@ def _beside(rule: Any, name: str) -> Path | None:
     if not path.is_absolute():
         path = Path(rule.basedir.join(name).get_path_or_uri(secret_free=True))
     return path if path.is_file() else None
+
+
+def _absolute(path: Path) -> Path:
+    """Without '..', and with links kept as the user wrote them."""
+    return Path(os.path.abspath(path))
 
 
 def _local(name: str) -> Path | None:

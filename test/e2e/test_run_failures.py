@@ -1,0 +1,255 @@
+"""What byok8s says when something goes wrong, and what it leaves behind: nothing."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.project import BYOK8S, Project, clean_environment, kubectl, objects_left
+
+
+def test_a_failed_command_is_told_with_rule_wildcards_reason_and_log(
+    project: Project, cluster: Any
+) -> None:
+    project.write(
+        {
+            "Snakefile": """
+rule all:
+    input: "ok.txt", "out/s7.txt"
+rule bad:
+    output: "out/{sample}.txt"
+    shell: "echo the-last-words; exit 3"
+rule ok:
+    output: "ok.txt"
+    shell: "echo fine > {output}"
+"""
+        }
+    )
+    done = project.run("--keep-going")
+    assert done.code == 1
+    assert "Failed: bad (sample=s7): the command exited with code 3\n" in done.out
+    assert "    the-last-words\n" in done.out
+    assert "1 job failed: bad (sample=s7)" in done.err
+    assert "Traceback" not in done.text
+    assert project.user_keys() == ["ok.txt"]
+    log = re.search(rf"s3://{project.bucket}/(\S+\.log)", done.out)
+    assert log and "the-last-words" in project.get(log[1])
+    assert objects_left(cluster) == []
+
+
+def test_the_tail_of_the_rules_own_log_is_shown_and_the_log_kept(project: Project) -> None:
+    project.write(
+        {
+            "Snakefile": """
+rule bad:
+    output: "x.txt"
+    log: "logs/bad.log"
+    shell: "echo written to the log > {log}; exit 4"
+"""
+        }
+    )
+    done = project.run()
+    assert done.code == 1
+    assert "the command exited with code 4" in done.out
+    assert "    written to the log\n" in done.out
+    assert project.get("logs/bad.log") == "written to the log\n"
+
+
+def test_retries_run_again_until_it_works(project: Project) -> None:
+    project.write(
+        {
+            "Snakefile": """
+rule flaky:
+    output: "x.txt"
+    resources: attempt=lambda wildcards, attempt: attempt
+    shell: "test {resources.attempt} = 3 && echo {resources.attempt} > {output}"
+"""
+        }
+    )
+    assert project.run("--retries", "1").code == 1
+    done = project.run("--retries", "2")
+    assert done.code == 0, done.text
+    assert "it is tried again" in done.out
+    assert project.get("x.txt") == "3\n"
+
+
+def test_out_of_memory_is_named(project: Project) -> None:
+    project.write(
+        {
+            "Snakefile": """
+rule big:
+    output: "x.txt"
+    resources: mem_mb=200
+    shell: "python3 -c 'x = bytearray(600_000_000)'; echo > {output}"
+"""
+        }
+    )
+    done = project.run()
+    assert done.code == 1
+    assert "memory" in done.out and "200MB" in done.out and "mem_mb" in done.out
+
+
+def test_an_image_that_is_not_there_is_named(project: Project) -> None:
+    project.write({"Snakefile": 'rule x:\n    output: "x"\n    shell: "touch {output}"\n'})
+    done = project.run("--image", "localhost/no-such-image:1")
+    assert done.code == 1
+    assert "localhost/no-such-image:1" in done.out
+    assert "Failed: x:" in done.out
+
+
+def test_a_missing_output_is_named(project: Project) -> None:
+    project.write({"Snakefile": 'rule x:\n    output: "x.txt"\n    shell: "true"\n'})
+    done = project.run()
+    assert done.code == 1
+    assert "x.txt" in done.out
+    assert project.user_keys() == []
+
+
+@pytest.mark.parametrize(
+    ("snakefile", "said"),
+    [
+        ("rule x\n", "line 1"),
+        ('rule x:\n    output: "x"\n    nonsense: 3\n    shell: "true"\n', "nonsense"),
+        ('rule x:\n    input: "absent.txt"\n    output: "x"\n    shell: "true"\n', "absent.txt"),
+        ("import no_such_module\n", "no_such_module"),
+        ("", "rule"),
+    ],
+)
+def test_a_bad_snakefile_is_the_users_to_mend(
+    project: Project, snakefile: str, said: str, cluster: Any
+) -> None:
+    project.write({"Snakefile": snakefile})
+    done = project.run()
+    assert done.code == 2, done.text
+    assert said in done.err
+    assert "Traceback" not in done.text
+    assert objects_left(cluster) == []
+
+
+def test_an_unknown_target_is_named(project: Project) -> None:
+    project.write({"Snakefile": 'rule x:\n    output: "x"\n    shell: "true"\n'})
+    done = project.run("nowhere.txt")
+    assert done.code == 2
+    assert "nowhere.txt" in done.err
+
+
+def start_long_run(project: Project) -> subprocess.Popen[str]:
+    project.write(
+        {"Snakefile": 'rule x:\n    output: "x.txt"\n    shell: "sleep 300; touch {output}"\n'}
+    )
+    return subprocess.Popen(
+        [BYOK8S, "run", "flow", "params", "-b", project.bucket, f"--context={project.context}"],
+        cwd=project.folder,
+        env=clean_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_for_running_pod(cluster: Any) -> None:
+    for _ in range(240):
+        pods = kubectl(cluster, "get", "pods", "--no-headers", "--ignore-not-found")
+        if any(re.match(r"flow-\S+ +1/1 +Running", line) for line in pods.splitlines()):
+            return
+        time.sleep(0.5)
+    pytest.fail("no pod ran within two minutes")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_the_run_within_ten_seconds_and_leaves_nothing(
+    project: Project, cluster: Any, number: int
+) -> None:
+    process = start_long_run(project)
+    wait_for_running_pod(cluster)
+    began = time.monotonic()
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    took = time.monotonic() - began
+    assert process.returncode == 130, out + err
+    assert "Traceback" not in out + err
+    assert objects_left(cluster) == []
+    assert took < 15, took  # the promise is 10 s; the margin is the test machine's
+    assert project.user_keys() == []
+
+
+def test_a_second_run_in_the_same_folder_is_refused(project: Project, cluster: Any) -> None:
+    process = start_long_run(project)
+    wait_for_running_pod(cluster)
+    second = project.run()
+    os.killpg(process.pid, signal.SIGINT)
+    process.communicate(timeout=60)
+    assert second.code == 2
+    assert "Another byok8s runs in" in second.err
+
+
+def test_after_kill_9_the_same_command_finishes_the_work(project: Project, cluster: Any) -> None:
+    process = start_long_run(project)
+    wait_for_running_pod(cluster)
+    process.kill()
+    process.communicate(timeout=30)
+    kubectl(cluster, "delete", "configmaps", "-l", "app.kubernetes.io/managed-by=byok8s")
+    project.write({"Snakefile": 'rule x:\n    output: "x.txt"\n    shell: "echo 1 > {output}"\n'})
+    done = project.run()
+    assert done.code == 0, done.text
+    assert project.get("x.txt") == "1\n"
+
+
+MARKER = "marker-4711-do-not-show"
+
+
+def test_no_secret_is_shown_anywhere(
+    project: Project, cluster: Any, s3: Any, tmp_path: Path
+) -> None:
+    """The S3 secret key and a user's own token are the markers."""
+    secret = cluster.s3.secret_key
+    project.write(
+        {
+            "Snakefile": """
+envvars: "LAB_TOKEN"
+rule all:
+    input: "a.txt", "b.txt"
+rule a:
+    output: "a.txt"
+    shell: "sleep 6; echo ${{#LAB_TOKEN}} > {output}"
+rule b:
+    output: "b.txt"
+    shell: "echo failing; exit 1"
+"""
+        }
+    )
+    watches = [
+        subprocess.Popen(
+            ["kubectl", f"--context={cluster.context}", "get", kind, "-A", "-o", "json", "--watch"],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for kind in ("pods", "events", "configmaps")
+    ]
+    try:
+        done = project.run("--keep-going", "--debug", LAB_TOKEN=MARKER)
+    finally:
+        for watch in watches:
+            watch.terminate()
+    seen = "".join(watch.communicate(timeout=30)[0] for watch in watches)
+    assert done.code == 1, done.text
+    assert "BYOK8S_JOB" in seen, "the watch saw no pod"
+    texts = {"what the API shows": seen, "the output": done.text}
+    for page in s3.get_paginator("list_objects_v2").paginate(Bucket=project.bucket):
+        for entry in page["Contents"]:
+            body = s3.get_object(Bucket=project.bucket, Key=entry["Key"])["Body"].read()
+            texts[f"s3 object {entry['Key']}"] = body.decode(errors="replace")
+    for path in project.folder.rglob("*"):
+        if path.is_file():
+            texts[str(path)] = path.read_bytes().decode(errors="replace")
+    assert project.get("a.txt") == f"{len(MARKER)}\n"
+    for place, text in texts.items():
+        assert secret not in text, f"the secret key is in {place}"
+        assert MARKER not in text, f"the token is in {place}"
