@@ -46,6 +46,38 @@ def test_comes_back_after_a_reboot_with_its_data(told: dict[str, Any]) -> None:
     assert told["logs again"] == "from a pod again\n"
 
 
+@pytest.mark.parametrize(
+    ("obstacle", "sentence"),
+    [
+        (
+            "ip link add podman0 type bridge; ip address add 10.88.0.1/16 dev podman0",
+            "podman0 has 10.88.0.1/16",
+        ),
+        (
+            "python3 -m http.server --bind 127.0.0.1 2379 & sleep 1",
+            "etcd needs 127.0.0.1:2379, and another program listens there",
+        ),
+    ],
+)
+def test_what_is_in_the_way_is_named(
+    cluster: ClusterInfo,
+    tmp_path_factory: pytest.TempPathFactory,
+    obstacle: str,
+    sentence: str,
+) -> None:
+    folder = tmp_path_factory.mktemp("m")  # short, for the sake of sockets
+    create = f"{sys.executable} -m byok8s cluster create --driver native x"
+    done = subprocess.run(
+        [SUPPORT / "private-machine", folder, "bash", "-c", f"{obstacle}; {create}"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 3
+    assert sentence in done.stderr.splitlines()[-1]
+
+
 KINDS = (
     "processes",
     "mounts",

@@ -115,10 +115,19 @@ def test_says_what_is_missing(
     assert words in (NativeDriver().missing() or "")
 
 
-def test_there_can_be_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_there_can_be_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    tmp_path = tmp_path_factory.mktemp("s")  # short, for the sake of sockets
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     monkeypatch.setattr(NativeDriver, "missing", lambda _: None)
     monkeypatch.setattr("byok8s.cluster.native.driver.RUN", tmp_path / "run")
     (tmp_path / "byok8s" / "clusters" / "first" / "native").mkdir(parents=True)
     with pytest.raises(ClusterError, match="there is 'first' already"):
         NativeDriver().create("second", reporter())
+
+
+def test_a_folder_that_is_too_deep_is_refused() -> None:
+    deep = Path("/home", "x" * 80)
+    with pytest.raises(ClusterError, match="XDG_STATE_HOME"):
+        Layout("dev", deep / "native", Path("/run/byok8s/dev")).check()

@@ -47,6 +47,7 @@ class NativeDriver:
         if missing := self.missing():
             raise ClusterError(missing)
         layout = Layout.of(name)
+        layout.check()
         _check_alone(layout)
         running = self.running(name)
         layout.make()

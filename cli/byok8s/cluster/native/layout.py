@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from byok8s.cluster import store
+from byok8s.exceptions import ClusterError
 
 RUN = Path("/run/byok8s")
 BRIDGE = "byok8s0"
 ADDRESS = "10.88.0.1"  # of the node, the API server and the S3 server, for host and pods alike
 POD_NETWORK = "10.88.0.0/24"
 SERVICE_NETWORK = "10.96.0.0/16"
+_SOCKET_LIMIT = 107  # characters in a Unix socket's path
 API_SERVICE_ADDRESS = "10.96.0.1"
 DNS_ADDRESS = "10.96.0.10"
 API_PORT = 6443
@@ -84,6 +86,15 @@ class Layout:
     def log(self, component: str) -> Path:
         """The log file of a component."""
         return self.logs / f"{component}.log"
+
+    def check(self) -> None:
+        """Raise ClusterError when the folder lies too deep for the kubelet's sockets."""
+        longest = self.root / "kubelet" / "pod-resources" / "kubelet.sock"
+        if len(str(longest)) > _SOCKET_LIMIT:
+            raise ClusterError(
+                f"The folder {self.root} has too long a name for a cluster's sockets; "
+                "set XDG_STATE_HOME to a folder with a shorter one."
+            )
 
     def make(self) -> None:
         """Make the folders, readable by root only."""

@@ -10,7 +10,7 @@ from byok8s.cluster.native.layout import Layout
 from byok8s.cluster.native.shell import attempt, run
 from byok8s.exceptions import ClusterError
 
-_KEPT = 4  # of an image's tags, which share most of their layers: a run may still use an older one
+_KEPT = 8  # of an image's tags, which share most of their layers: a run may still use an older one
 
 
 def wait_for_containerd(layout: Layout, seconds: float = 20) -> None:
