@@ -106,6 +106,18 @@ def end(batch: BatchSystem, job_id: str = "", within: float = 60) -> Update:
     raise AssertionError(f"nothing ended in {within} s; issued: {batch.issued()}")
 
 
+def started(batch: BatchSystem, count: int) -> dict[str, str]:
+    """The pods of the next `count` jobs that start running, by job id."""
+    pods: dict[str, str] = {}
+    deadline = time.monotonic() + 60
+    while len(pods) < count:
+        told = batch.updates(max(0.0, deadline - time.monotonic()))
+        assert told and told.state in ("running", "waiting"), told  # others use the node too
+        if told.state == "running":
+            pods[told.id] = told.pod
+    return pods
+
+
 def until(condition: Callable[[], Any], within: float = 30) -> None:
     deadline = time.monotonic() + within
     while not condition():
@@ -118,11 +130,8 @@ def test_case_1_two_sleeps_are_killed_and_a_third_job_is_told(lab: Lab):
     batch.issue(lab.request("one", "sleep 1000"))
     batch.issue(lab.request("two", "sleep 1000"))
     assert sorted(batch.issued()) == ["one", "two"]
-    until(lambda: len(batch.running()) == 2)
-    assert sorted(batch.running()) == ["one", "two"] and min(batch.running().values()) >= 0
-    for _ in range(2):
-        told = batch.updates(1)
-        assert told and told.state == "running"
+    assert sorted(started(batch, 2)) == sorted(batch.running()) == ["one", "two"]
+    assert min(batch.running().values()) >= 0
     assert batch.kill(["one", "two", "unknown"]) == []
     assert batch.running() == {} and batch.issued() == [] and lab.names() == []
     batch.issue(lab.request("three", "sleep 1"))
@@ -283,11 +292,7 @@ def test_a_pod_that_somebody_deletes_or_evicts(lab: Lab):
     batch = lab.start()
     batch.issue(lab.request("deleted", "sleep 1000"))
     batch.issue(lab.request("evicted", "trap 'exit 1' TERM; sleep 1000 & wait"))
-    pods = {}
-    while len(pods) < 2:
-        told = batch.updates(30)
-        assert told and told.state == "running"
-        pods[told.id] = told.pod
+    pods = started(batch, 2)
     lab.client.delete(lab.path(name=pods["deleted"]))
     eviction = {
         "apiVersion": "policy/v1",
@@ -405,11 +410,10 @@ def test_case_17_faults_of_the_api_are_survived(lab: Lab, proxy: ApiProxy, throu
 def test_ends_during_a_cut_watch_are_told_once(lab: Lab, proxy: ApiProxy, through: KubeClient):
     batch = lab.start(through)
     for i in range(4):
-        batch.issue(lab.request(f"job-{i}", "sleep 3"))
+        batch.issue(lab.request(f"job-{i}", "sleep 8"))
     batch.issue(lab.request("deleted", "sleep 1000"))
-    until(lambda: len(batch.running()) == 5)
-    name = next(u.pod for u in iter(lambda: batch.updates(5), None) if u and u.id == "deleted")
-    proxy.go_away(8)
+    name = started(batch, 5)["deleted"]
+    proxy.go_away(9)
     lab.client.delete(lab.path(name=name), {"gracePeriodSeconds": 0})
     ends = {u.id: u for u in (end(batch) for _ in range(5))}
     assert ends.pop("deleted").cause == Cause.DELETED
@@ -445,9 +449,7 @@ def test_shutdown_while_the_api_is_away_says_what_remains(
 def test_case_20_kill_returns_by_its_deadline_though_a_pod_hangs(lab: Lab):
     batch = lab.start()
     batch.issue(lab.request("stuck", "sleep 1000"))
-    told = batch.updates(30)
-    assert told and told.state == "running"
-    name = told.pod
+    name = started(batch, 1)["stuck"]
     path = lab.path(name=name)
     lab.client.patch(path, {"metadata": {"finalizers": ["byok8s.io/test"]}})
     began = time.monotonic()

@@ -12,7 +12,6 @@ from byok8s.batch.ends import Cause, End, Pod, Update, end_of, is_running, start
 from byok8s.batch.pods import PodRequest, pod_name
 from byok8s.batch.waits import Limits, Wait, terminating, wait_of
 
-
 # Limits of a known wait beside those of what is told later: a back-off says less than the error
 # before it, the scheduler less than a look at the nodes
 _SAYS_MORE = {("image_absent", "image"), ("too_large", "unschedulable")}
