@@ -36,6 +36,11 @@ def test_pods_run_and_their_logs_can_be_read(told: dict[str, Any]) -> None:
     assert told["logs"] == "from a pod\n"
 
 
+def test_only_the_dead_components_are_started_again(told: dict[str, Any]) -> None:
+    assert told["some"]["restarted"] == told["some"]["killed"]
+    assert told["some"]["pod restarts"] == "0"
+
+
 def test_comes_back_after_kill_9_of_everything_with_its_data(told: dict[str, Any]) -> None:
     assert told["killed"] >= 8 + 2  # the components, a shim and a container at least
     assert told["after kill"] == {"ConfigMap": "value", "object": "content"}

@@ -123,6 +123,26 @@ def kill_everything() -> int:
     return len(pids)
 
 
+def kill_some() -> dict[str, Any]:
+    """Kill a part of the components, and see that the rest and the pods are left alone."""
+    folder = Layout.of(NAME).root
+    before = processes.leaders(folder)
+    killed = ("containerd", "etcd", "kubelet", "kube-scheduler", "versitygw")
+    for name in killed:
+        os.kill(before[name].pid, signal.SIGKILL)
+    seconds = create()
+    after = processes.leaders(folder)
+    restarted = sorted(name for name in after if after[name].pid != before[name].pid)
+    count = "jsonpath={.status.containerStatuses[0].restartCount}"
+    kubectl("wait", "pod/sleeper", "--for=condition=Ready", "--timeout=30s")
+    return {
+        "killed": sorted(killed),
+        "restarted": restarted,
+        "pod restarts": kubectl("get", "pod/sleeper", "-o", count),
+        "seconds": seconds,
+    }
+
+
 def forget_as_a_reboot_does() -> None:
     """No mounts, no bridge, no rules, a new boot; /run still holds the old files."""
     layout = Layout.of(NAME)
@@ -167,6 +187,7 @@ def main() -> None:
     run_pod("talker", "print('from a pod')")
     told["logs"] = pod_logs("talker")
     told["meanwhile"] = snapshot()
+    told["some"] = kill_some()
     told["killed"] = kill_everything()
     told["bring back"] = create()
     told["after kill"] = get_data()

@@ -75,7 +75,9 @@ def test_rendering_again_asks_for_no_restart(layout: Layout) -> None:
         configs.render(layout, ORDINARY, Path("/usr/lib/cni"), "localhost/pause:1", "")
         return [d.digest for d in components.daemons(layout, S3, bridge_filtered=True)]
 
-    assert digests() == digests()
+    first, written = digests(), (layout.config / "proxy.json").stat().st_mtime_ns
+    assert digests() == first
+    assert (layout.config / "proxy.json").stat().st_mtime_ns == written
 
 
 def test_components_are_those_that_are_looked_for(layout: Layout) -> None:

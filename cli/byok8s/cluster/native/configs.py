@@ -22,7 +22,7 @@ _SANDBOX_OPEN_FILES = 1_000_000
 
 
 def render(layout: Layout, host: Host, cni_folder: Path | None, pause: str, resolver: str) -> None:
-    """Write every configuration file of the cluster; what did not change is written the same."""
+    """Write every configuration file of the cluster that is not there or that changed."""
     files: dict[str, dict[str, Any]] = {
         "kubelet.json": kubelet(layout, host),
         "scheduler.json": scheduler(layout),
@@ -30,12 +30,17 @@ def render(layout: Layout, host: Host, cni_folder: Path | None, pause: str, reso
         **{f"{client}.kubeconfig": kubeconfig(layout, client) for client in CLIENTS},
     }
     for name, content in files.items():
-        (layout.config / name).write_text(json.dumps(content, indent=1))
-    (layout.config / "containerd.toml").write_text(containerd(layout, host, cni_folder, pause))
-    (layout.config / "resolv.conf").write_text(resolver)
-    network = layout.config / "cni" / "10-byok8s.conflist"
-    network.parent.mkdir(exist_ok=True)
-    network.write_text(json.dumps(cni(layout), indent=1))
+        _write(layout.config / name, json.dumps(content, indent=1))
+    _write(layout.config / "containerd.toml", containerd(layout, host, cni_folder, pause))
+    _write(layout.config / "resolv.conf", resolver)
+    _write(layout.config / "cni" / "10-byok8s.conflist", json.dumps(cni(layout), indent=1))
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file unless it says so already: kube-proxy ends when its own is written anew."""
+    if not path.exists() or path.read_text() != text:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
 
 
 def kubeconfig(layout: Layout, client: str) -> dict[str, Any]:
