@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from byok8s.exceptions import Interrupted, SettingsError, WorkflowFailed
+from byok8s.exceptions import Interrupted, SettingsError, StorageError, WorkflowFailed
 from byok8s.progress import Reporter, elapsed, file_size
 from byok8s.run.display import Display
 from byok8s.run.interrupts import Interrupts
@@ -84,16 +84,15 @@ def _execute(settings: RunSettings, ready: Ready, display: Display) -> tuple[str
 
 def _leave(session: Session | None, bucket: WorkflowBucket | None, display: Display) -> None:
     """Remove the run's objects from the cluster and write what is still in memory."""
-    try:
-        if bucket is not None:
+    remains = session.close() if session is not None else []
+    if remains:
+        names = " ".join(remains)
+        display.warn(f"Could not remove {names} in time; remove with: kubectl delete {names}")
+    if bucket is not None:
+        try:
             bucket.close()
-    finally:
-        remains = session.close() if session is not None else []
-        if remains:
-            display.warn(
-                f"Could not remove {', '.join(remains)} in time; remove with: "
-                f"kubectl delete {' '.join(remains)}"
-            )
+        except StorageError as error:
+            display.warn(str(error))
 
 
 def _plan(settings: RunSettings, ready: Ready) -> Plan:

@@ -39,6 +39,7 @@ _NOISE = re.compile(
     r"Exiting because a job|Storing output in storage|Elapsed time: |WorkflowError:$|"
     r"RuleException:$|CalledProcessError in file |At least one job did not complete)"
 )
+SCRATCH = Path("/tmp")  # noqa: S108 (the pod's own)
 _TAIL_LINES = 20
 _TAIL_BYTES = 2000
 # How Snakemake tells a shell command's exit code (subprocess.CalledProcessError)
@@ -60,7 +61,7 @@ def main() -> int:
         return STAGING_FAILED
     result = run(spec)
     try:
-        store.put(spec.log_key, Path("/tmp/byok8s.log"))  # noqa: S108 (the pod's own /tmp)
+        store.put(spec.log_key, SCRATCH / "byok8s.log")
     except Exception as error:  # the job's outcome counts more than its log
         print(f"The log could not be kept in the bucket: {error}", flush=True)
     report(store, spec, result)
@@ -89,10 +90,8 @@ def unpack_sources(store: Any, spec: JobSpec) -> None:
 
 def run(spec: JobSpec) -> Result:
     """Run the job's command; its output goes to the pod's log and to a file."""
-    stored = Path("/tmp/byok8s.stored")  # noqa: S108 (the pod's own /tmp)
-    facts = Path("/tmp/byok8s.facts")  # noqa: S108
+    stored, facts, globs = (SCRATCH / f"byok8s.{name}" for name in ("stored", "facts", "globs"))
     facts.write_text(json.dumps(spec.facts))
-    globs = Path("/tmp/byok8s.globs")  # noqa: S108
     globs.write_text(json.dumps(spec.globs))
     environment = {
         **os.environ,
@@ -101,10 +100,10 @@ def run(spec: JobSpec) -> Result:
         FACTS_VARIABLE: str(facts),
         GLOBS_VARIABLE: str(globs),
     }
-    environment.pop(JOB_VARIABLE)
+    environment.pop(JOB_VARIABLE, None)
     began = time.monotonic()
     with (
-        open("/tmp/byok8s.log", "wb") as log,  # noqa: S108
+        open(SCRATCH / "byok8s.log", "wb") as log,
         subprocess.Popen(
             [sys.executable, *spec.argv],
             cwd=spec.workdir,

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from byok8s.exceptions import StorageError
 from byok8s.settings import S3Settings
 from byok8s.storage.inventory import OURS
 from byok8s.storage.objects import Objects
@@ -79,9 +80,17 @@ class WorkflowBucket:
         return count
 
     def close(self) -> None:
-        """Write what is in memory; this process leads no more."""
-        self.records.close()
+        """Write what is in memory; this process leads no more.
+
+        Raises StorageError when the records could not be written.
+        """
         lead(None)
+        self.records.close()
+        if self.records.problem is not None:
+            raise StorageError(
+                f"What this run did could not be recorded in {self.s3.location} "
+                f"({self.records.problem}); the next run may repeat some of it."
+            )
 
     def _know_producible(self, producible: Callable[[str], bool]) -> None:
         self.inputs.producible = producible

@@ -51,6 +51,7 @@ class RecordLog:
         self._unwritten = 0
         self._wake = threading.Condition(self._lock)
         self._closed = False
+        self.problem: Exception | None = None  # why records could not be written
         self._writer: threading.Thread | None = None
         self._segments = 0
         self._loaded = False
@@ -103,11 +104,22 @@ class RecordLog:
                 if not self._closed:
                     self._wake.wait(FLUSH_SECONDS)
                 closed = self._closed
-                text = _lines(self._changed) if self._unwritten else None
+                text = _lines(self._changed) if self._unwritten or self.problem else None
                 self._unwritten = 0
             if text is not None:
-                self._store.write(text)
+                self._write(text, attempts=3 if closed else 1)
             if closed:
+                return
+
+    def _write(self, text: str, attempts: int) -> None:
+        """Write the segment; what fails is written with the next batch, as it holds all."""
+        for _ in range(attempts):
+            try:
+                self._store.write(text)
+            except Exception as error:
+                self.problem = error
+            else:
+                self.problem = None
                 return
 
 

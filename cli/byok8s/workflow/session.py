@@ -51,9 +51,9 @@ class Session:
     glob: BucketGlob | None = None
     on_open: Callable[[], None] = lambda: None
     cancelled: bool = False
-    sources: sources.SourceArchive = field(init=False)
+    sources: sources.SourceArchive = field(init=False, repr=False)
     sources_key: str = field(init=False, default="")
-    batch: BatchSystem = field(init=False)
+    batch: BatchSystem = field(init=False, repr=False)
     _opened: bool = field(init=False, default=False)
     _closed: threading.Event = field(init=False, default_factory=threading.Event)
 

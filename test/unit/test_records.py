@@ -1,0 +1,99 @@
+"""Provenance records: batched, the newest wins, damage is passed over."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+from byok8s.workflow import persistence
+from byok8s.workflow.persistence import RecordLog
+
+
+class Segments:
+    """A SegmentStore in memory."""
+
+    def __init__(self, *texts: str) -> None:
+        self.texts = list(texts)
+        self.own = ""
+        self.writes = 0
+        self.fails = 0
+        self.compacted: str | None = None
+
+    def read(self) -> Iterator[str]:
+        yield from self.texts
+
+    def write(self, text: str) -> None:
+        if self.fails:
+            self.fails -= 1
+            raise OSError("no answer")
+        self.writes += 1
+        self.own = text
+
+    def compact(self, text: str) -> None:
+        self.compacted = text
+
+
+def lines(text: str) -> dict[str, object]:
+    return dict(json.loads(line) for line in text.splitlines())
+
+
+def test_the_newest_segment_wins_and_damaged_lines_are_passed_over() -> None:
+    old = '["a", {"rule": "old"}]\n["b", {"rule": "b"}]\n'
+    new = '["a", {"rule": "new"}]\n["b", null]\n["c", {"ru'
+    log = RecordLog(Segments(old, new))
+    log.load()
+    assert log.get("a") == {"rule": "new"}
+    assert log.get("b") is None
+    assert log.get("c") is None
+
+
+def test_many_records_are_few_writes() -> None:
+    segments = Segments()
+    log = RecordLog(segments)
+    for number in range(1000):
+        log.put(str(number), {"rule": "x"})
+    log.close()
+    assert len(lines(segments.own)) == 1000
+    assert segments.writes <= 1000 // persistence.FLUSH_RECORDS + 1
+
+
+def test_a_run_without_changes_writes_nothing() -> None:
+    segments = Segments('["a", {"rule": "x"}]\n')
+    log = RecordLog(segments)
+    log.load()
+    log.close()
+    assert segments.writes == 0
+    assert segments.compacted is None
+
+
+def test_many_segments_are_compacted_without_what_was_forgotten() -> None:
+    texts = [f'["{n}", {{"rule": "x"}}]\n' for n in range(persistence.COMPACT_SEGMENTS)]
+    segments = Segments(*texts, '["0", null]\n')
+    log = RecordLog(segments)
+    log.load()
+    log.close()
+    assert segments.compacted is not None
+    assert sorted(lines(segments.compacted), key=int) == [
+        str(n) for n in range(1, persistence.COMPACT_SEGMENTS)
+    ]
+
+
+def test_a_write_that_fails_is_made_good_by_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(persistence, "FLUSH_SECONDS", 0.01)
+    segments = Segments()
+    segments.fails = 2
+    log = RecordLog(segments)
+    log.put("a", {"rule": "x"})
+    log.close()
+    assert lines(segments.own) == {"a": {"rule": "x"}}
+    assert log.problem is None
+
+
+def test_what_could_not_be_written_at_all_is_told() -> None:
+    segments = Segments()
+    segments.fails = 1000
+    log = RecordLog(segments)
+    log.put("a", {"rule": "x"})
+    log.close()
+    assert "no answer" in str(log.problem)

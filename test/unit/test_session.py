@@ -1,0 +1,97 @@
+"""A run's credentials are renewed in the cluster while it lasts; nothing secret is shown."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from byok8s.settings import S3Location, S3Settings
+from byok8s.worker.spec import CREDENTIALS_FILE
+from byok8s.workflow import session as module
+from byok8s.workflow.session import Session
+
+NAME = Path(CREDENTIALS_FILE).name
+
+
+class Batch:
+    def __init__(self) -> None:
+        self.secrets: list[Mapping[str, str]] = []
+        self.renewed = threading.Event()
+
+    def refresh_secret(self, files: Mapping[str, str]) -> None:
+        self.secrets.append(dict(files))
+        self.renewed.set()
+
+
+class Listener:
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
+
+
+def make(credentials: Any, listener: Any) -> Session:
+    made = Session(
+        client=None,  # type: ignore[arg-type]
+        run=None,  # type: ignore[arg-type]
+        s3=S3Settings(S3Location("bucket", "pre"), "http://s3:7070", "eu-west-1"),
+        objects=None,  # type: ignore[arg-type]
+        credentials=credentials,
+        image="image",
+        listener=listener,
+        workdir=Path(),
+        configfile=Path(),
+        inputs=None,  # type: ignore[arg-type]
+        leader=None,  # type: ignore[arg-type]
+    )
+    made.batch = Batch()  # type: ignore[assignment]
+    return made
+
+
+def test_new_keys_replace_the_old_ones_in_the_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_REFRESH_SECONDS", 0.01)
+    keys = iter(["old", "old", "new"])
+    last = ["new"]
+    session = make(lambda: next(keys, last[0]), Listener())
+    files = {NAME: "old", "environment": "{}"}
+    thread = threading.Thread(target=session._refresh_credentials, args=(files,))
+    thread.start()
+    assert session.batch.renewed.wait(5)  # type: ignore[attr-defined]
+    session.close()
+    thread.join(5)
+    assert session.batch.secrets == [{NAME: "new", "environment": "{}"}]  # type: ignore[attr-defined]
+
+
+def test_a_refresh_that_fails_is_told_and_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_REFRESH_SECONDS", 0.01)
+    answers: list[Any] = [OSError("login expired"), "new"]
+    listener = Listener()
+
+    def credentials() -> str:
+        answer = answers.pop(0) if len(answers) > 1 else answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return str(answer)
+
+    session = make(credentials, listener)
+    thread = threading.Thread(target=session._refresh_credentials, args=({NAME: "old"},))
+    thread.start()
+    assert session.batch.renewed.wait(5)  # type: ignore[attr-defined]
+    session.close()
+    thread.join(5)
+    assert listener.warnings == ["The credentials could not be refreshed: login expired"]
+
+
+def test_pods_learn_where_the_bucket_is_and_no_secret() -> None:
+    session = make(lambda: "aws_secret_access_key = marker", Listener())
+    assert session.pod_env == {
+        "AWS_SHARED_CREDENTIALS_FILE": CREDENTIALS_FILE,
+        "AWS_ENDPOINT_URL_S3": "http://s3:7070",
+        "AWS_REGION": "eu-west-1",
+        "AWS_DEFAULT_REGION": "eu-west-1",
+    }
+    assert "marker" not in repr(session)
