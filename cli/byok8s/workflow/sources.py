@@ -92,7 +92,8 @@ def required_files(workflow: Any, configfile: Path) -> Iterator[Path]:
     for rule in workflow.rules:
         script = rule.script or rule.notebook
         if script and (path := _beside(rule, script)):
-            yield from (p for p in path.parent.rglob("*") if _small(p, MAX_TRACKED_FILE))
+            yield path
+            yield from _neighbours(path.parent)
         conda = rule.conda_env
         if isinstance(conda, str) and (path := _beside(rule, conda)):
             yield path
@@ -131,6 +132,14 @@ def _visible_files(folder: Path) -> Iterator[str]:
         for name in files:
             if not name.startswith("."):
                 yield os.path.relpath(os.path.join(parent, name), folder)
+
+
+def _neighbours(folder: Path) -> Iterator[Path]:
+    """A script's folder, with what the script may import; it may be the project's own folder."""
+    for name in _visible_files(folder):
+        path = folder / name
+        if _small(path, MAX_TRACKED_FILE):
+            yield path
 
 
 def _hidden(name: str) -> bool:
