@@ -110,7 +110,7 @@ def _check_cluster(access: Access, cluster: ClusterInfo | None) -> KubeClient:
         client.version()  # first, so that a server out of reach is told once and soon
     except ClusterError as error:
         cause = error.__cause__
-        if cluster and isinstance(cause, ApiError) and cause.status == 0:
+        if cluster and isinstance(cause, ApiError) and cause.reason == "Unreachable":
             raise ClusterError(
                 f"Cluster '{cluster.name}' does not answer at {client.server}; "
                 f"bring it back with: byok8s cluster create {cluster.name}."
