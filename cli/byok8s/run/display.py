@@ -159,6 +159,8 @@ class Display:
             running = len(self._running)
             waiting = len(self._submitted) - running
             failed = len(self.failures)
+            if not self.total:
+                return f"Planning · {elapsed(time.monotonic() - self._began)}"
         parts = [f"{self.done}/{self.total} jobs done", f"{running} running", f"{waiting} waiting"]
         if failed:
             parts.append(f"{failed} failed")
