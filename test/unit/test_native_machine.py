@@ -334,3 +334,17 @@ def _until(condition, seconds: float = 10) -> None:  # type: ignore[no-untyped-d
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+class TestSettings:
+    def test_are_set_and_set_back(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        monkeypatch.setattr(network, "_path", lambda key: tmp_path / key)
+        (tmp_path / "net.ipv4.ip_forward").write_text("0\n")
+        (tmp_path / "vm.overcommit_memory").write_text("2\n")
+        before = network.read_settings()
+        assert before == {"net.ipv4.ip_forward": "0", "vm.overcommit_memory": "2"}
+        network.write_settings()
+        assert (tmp_path / "net.ipv4.ip_forward").read_text() == "1"
+        (tmp_path / "vm.overcommit_memory").write_text("1")  # as the kubelet does
+        network.write_settings(before)
+        assert network.read_settings() == before
