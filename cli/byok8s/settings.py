@@ -15,7 +15,7 @@ from byok8s import __version__
 from byok8s.exceptions import SettingsError
 
 # The image whose contents belong to this version, for clusters that can pull (docs/images.md)
-WORKER_IMAGE = f"ghcr.io/charlesreid1/byok8s-worker:{__version__}"
+WORKER_IMAGE = f"byok8s/worker:{__version__}"
 
 # https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")

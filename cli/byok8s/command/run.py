@@ -81,7 +81,13 @@ Examples:
     type=click.Path(path_type=Path),
     help="Default: as kubectl, KUBECONFIG or ~/.kube/config.",
 )
-@click.option("--image", metavar="REF", help="The worker image. Default: this version's.")
+@click.option(
+    "--image",
+    metavar="REF",
+    envvar="BYOK8S_IMAGE",
+    show_envvar=True,
+    help="The worker image. Default: the byok8s cluster's own, else this version's.",
+)
 @click.option(
     "--local",
     is_flag=True,
