@@ -158,6 +158,45 @@ class TestPackages:
         assert packages.wanted() == expected
         assert "no apt-get" in (packages.missing() or "")
 
+    @pytest.fixture
+    def apt(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+        """An apt-get that knows the packages only after an update; returns its own log."""
+        calls = tmp_path / "calls"
+        script = tmp_path / "apt-get"
+        script.write_text(
+            f'#!/bin/sh\necho "$DEBIAN_FRONTEND $*" >> {calls}\n'
+            f'[ -e {tmp_path}/policy-rc.d ] && echo "services off" >> {calls}\n'
+            f"[ $1 = update ] && touch {tmp_path}/lists\n"
+            f"echo told; [ -e {tmp_path}/lists ]\n"
+        )
+        script.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+        monkeypatch.setattr(packages, "_POLICY", tmp_path / "policy-rc.d")
+        answers = iter([["runc"], []])
+        monkeypatch.setattr(packages, "wanted", lambda: next(answers))
+        return calls
+
+    def test_updates_the_lists_only_when_it_must(self, apt: Path, tmp_path: Path) -> None:
+        packages.install(reporter(), tmp_path / "packages.log")
+        install = "noninteractive install --yes --quiet --no-install-recommends runc"
+        assert apt.read_text().splitlines() == [
+            install,
+            "services off",
+            "noninteractive update --quiet",
+            "services off",
+            install,
+            "services off",
+        ]
+        assert not (tmp_path / "policy-rc.d").exists()
+        assert (tmp_path / "packages.log").read_text() == "told\n" * 3
+
+    def test_a_failure_names_the_log(self, apt: Path, tmp_path: Path) -> None:
+        (tmp_path / "lists").mkdir()
+        (tmp_path / "apt-get").write_text("#!/bin/sh\nexit 100\n")
+        with pytest.raises(ClusterError, match=r"could not install runc.*packages\.log"):
+            packages.install(reporter(), tmp_path / "packages.log")
+        assert not (tmp_path / "policy-rc.d").exists()
+
 
 class TestBinaries:
     @pytest.mark.parametrize(
