@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,7 +55,9 @@ def plain_session(settings: ExecutorSettings | None, workflow: Any) -> Session:
     from byok8s.workflow.bucket import WorkflowBucket
 
     prefix = workflow.storage_settings.default_storage_prefix
-    s3 = find_server(S3Location.parse(prefix), None, None)
+    endpoint = _variable("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+    region = _variable("AWS_REGION", "AWS_DEFAULT_REGION")
+    s3 = find_server(S3Location.parse(prefix or ""), endpoint, region)
     account = find_account()
     bucket = WorkflowBucket.of(s3, account, Path.cwd())
     image = getattr(settings, "image", None) or WORKER_IMAGE
@@ -77,3 +80,8 @@ def plain_session(settings: ExecutorSettings | None, workflow: Any) -> Session:
         inputs=bucket.inputs,
         leader=bucket.leader,
     )
+
+
+def _variable(*names: str) -> str | None:
+    """The first of these variables that is set."""
+    return next((value for name in names if (value := os.environ.get(name))), None)
