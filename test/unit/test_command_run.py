@@ -143,6 +143,11 @@ def test_an_option_comes_before_its_variable(core: Core) -> None:
     )
 
 
+def test_the_variable_for_the_image_does_not_stand_in_the_way_of_local(core: Core) -> None:
+    assert settings_of(core, "--local", BYOK8S_IMAGE="lab/worker:1").image is None
+    assert settings_of(core, *BUCKET, BYOK8S_IMAGE="lab/worker:1").image == "lab/worker:1"
+
+
 def test_local_without_a_bucket_also_where_a_variable_names_one(core: Core) -> None:
     assert settings_of(core, "--local").location is None
     assert settings_of(core, "--local", "-b", "", BYOK8S_S3_BUCKET="x-1").location is None

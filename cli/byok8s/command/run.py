@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from byok8s.command.sections import SectionedCommand, section
 from byok8s.settings import KubeSettings, RunSettings, S3Location
@@ -139,6 +140,9 @@ def run(
     from byok8s.run.lookup import parse_param
     from byok8s.run.story import run_workflow
 
+    source = click.get_current_context().get_parameter_source("image")
+    if local and source is ParameterSource.ENVIRONMENT:
+        image = None  # set for runs on a cluster
     # An empty value, as from an unset variable in a script, counts as not given.
     settings = RunSettings(
         workflow=workflow,
