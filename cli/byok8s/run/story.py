@@ -61,8 +61,8 @@ def _execute(settings: RunSettings, ready: Ready, display: Display) -> tuple[str
     parts = api.Parts(listener=display, session=session)
     if bucket is not None:
         bucket.equip(parts)
-    name = session.run.name if session else ""
-    with Interrupts(f"Remove what is left with: kubectl delete cm {name}") as interrupts:
+    left = f"Remove what is left with: {_removal(session)}" if session else ""
+    with Interrupts(left) as interrupts:
         if session is not None:
             session.on_open = interrupts.arm
         try:
@@ -85,14 +85,20 @@ def _execute(settings: RunSettings, ready: Ready, display: Display) -> tuple[str
 def _leave(session: Session | None, bucket: WorkflowBucket | None, display: Display) -> None:
     """Remove the run's objects from the cluster and write what is still in memory."""
     remains = session.close() if session is not None else []
-    if remains:
-        names = " ".join(remains)
-        display.warn(f"Could not remove {names} in time; remove with: kubectl delete {names}")
+    if session is not None and remains:
+        names = ", ".join(remains)
+        display.warn(f"Could not remove {names} in time; remove with: {_removal(session)}")
     if bucket is not None:
         try:
             bucket.close()
         except StorageError as error:
             display.warn(str(error))
+
+
+def _removal(session: Session) -> str:
+    """The command that removes whatever a run has left, wherever kubectl points just now."""
+    where = f"--context={session.client.context} --namespace={session.client.namespace}"
+    return f"kubectl {where} delete pods,secrets,configmaps --selector={session.run.selector}"
 
 
 def _plan(settings: RunSettings, ready: Ready) -> Plan:
