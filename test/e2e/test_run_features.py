@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 import textwrap
 from typing import Any
 
@@ -407,6 +408,34 @@ def test_force_and_dry_run(project: Project) -> None:
     before = project.get("x.txt")
     ok(project.run("--force"))
     assert project.get("x.txt") != before
+
+
+def test_threads_and_memory_reach_the_pod_whatever_the_number_of_jobs(
+    project: Project, cluster: Any
+) -> None:
+    project.write(
+        {
+            "Snakefile": snakefile(
+                """
+                rule x:
+                    output: "x.txt"
+                    threads: 2
+                    resources: mem_mb=300
+                    shell: "echo {threads} > {output}; sleep 4"
+                """
+            )
+        }
+    )
+    command = ["kubectl", f"--context={cluster.context}", "get", "pods", "-o", "json", "--watch"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as watch:
+        done = project.run("--jobs", "1")
+        watch.terminate()
+        assert watch.stdout is not None
+        seen = watch.stdout.read()
+    ok(done)
+    assert project.get("x.txt") == "2\n"
+    assert '"cpu": "1900m"' in seen  # two threads of CPU_PER_THREAD
+    assert '"memory": "300M"' in seen
 
 
 def test_local_rules_run_here(project: Project) -> None:

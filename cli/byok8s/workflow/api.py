@@ -64,7 +64,7 @@ def execute(plan: Plan, parts: Parts) -> tuple[str, ...]:
             _remove_stream_handler(logger)
         logger.addHandler(handler)
         try:
-            workflow_api = _workflow_api(api, plan)
+            workflow_api = _workflow_api(api, plan, on_cluster=parts.session is not None)
             workflow = _parsed_workflow(workflow_api, plan, parts)
             _execute(workflow_api, plan, parts)
         except Byok8sError:
@@ -93,7 +93,7 @@ def _output_settings(plan: Plan) -> Any:
     )
 
 
-def _workflow_api(api: Any, plan: Plan) -> Any:
+def _workflow_api(api: Any, plan: Plan, *, on_cluster: bool) -> Any:
     from snakemake.resources import Resources
     from snakemake.settings.types import (
         ConfigSettings,
@@ -114,7 +114,8 @@ def _workflow_api(api: Any, plan: Plan) -> Any:
         config_settings=ConfigSettings(configfiles=[plan.configfile]),
         resource_settings=ResourceSettings(
             nodes=plan.jobs or UNLIMITED,
-            cores=plan.jobs or os.cpu_count() or 1,
+            # a number here would cut every rule's threads down to it, also in pods
+            cores=None if on_cluster else plan.jobs or os.cpu_count() or 1,
             # explicit: the "full" set, Snakemake's choice for clusters, asks for 50 GB of disk
             default_resources=Resources.default("bare"),
         ),

@@ -152,7 +152,7 @@ class Session:
 
     def _upload_sources(self, workflow: Any) -> None:
         required = sources.required_files(workflow, self.configfile)
-        optional = sources.project_files(self.workdir, self.inputs.producible or bool)
+        optional = sources.project_files(self.workdir, self.inputs.producible or _nothing)
         self.sources = sources.pack(required, optional, self.workdir)
         self.sources_key = self.key(f"sources/{self.sources.sha256}")
         if self.sources.skipped:
@@ -176,6 +176,11 @@ class Session:
                     self.batch.refresh_secret(files)
             except Exception as error:
                 self.listener.warn(f"The credentials could not be refreshed: {error}")
+
+
+def _nothing(path: str) -> bool:
+    """No path is made by a rule, as far as is known."""
+    return False
 
 
 def _queries(files: Any) -> list[str]:
