@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from byok8s import __version__
 from byok8s.exceptions import SettingsError
 
-# The image whose contents belong to this version, for clusters that can pull (docs/images.md)
+# The image whose contents belong to this version, for clusters that can pull (docs/worker-image.md)
 WORKER_IMAGE = f"byok8s/worker:{__version__}"
 
 # https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html
