@@ -1,0 +1,60 @@
+"""Measuring in peace: nobody else at work on the machine or in the cluster."""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextlib import suppress
+from typing import Self
+
+import cpu
+from byok8s.batch import ApiError, KubeClient
+
+_SECONDS = 3.0
+
+
+def wait_until_quiet(client: KubeClient, share: float = 0.25, patience: float = 600.0) -> bool:
+    """Wait until nobody's pods live and less than `share` of the machine is busy for 3 s.
+
+    False when that did not come about within `patience` seconds.
+    """
+    until = time.monotonic() + patience
+    while time.monotonic() < until:
+        busy, capacity = cpu.machine()
+        time.sleep(_SECONDS)
+        busy_after, capacity_after = cpu.machine()
+        idle = busy_after - busy < share * (capacity_after - capacity)
+        if idle and not strangers(client, ""):
+            return True
+    return False
+
+
+def strangers(client: KubeClient, namespace: str) -> bool:
+    """Whether pods that have not ended live outside the cluster's own namespace and this one."""
+    fields = [f"metadata.namespace!={name}" for name in ("kube-system", namespace) if name]
+    fields += [f"status.phase!={phase}" for phase in ("Succeeded", "Failed")]
+    return bool(client.get("/api/v1/pods", fieldSelector=",".join(fields), limit=1)["items"])
+
+
+class Strangers:
+    """Looks every three seconds for pods of others; `seen` when there were some."""
+
+    def __init__(self, client: KubeClient, namespace: str) -> None:
+        self.seen = False
+        self._client = client
+        self._namespace = namespace
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        while not self._stop.wait(_SECONDS):
+            with suppress(ApiError):
+                self.seen = self.seen or strangers(self._client, self._namespace)
