@@ -16,7 +16,8 @@ from collections import deque
 from pathlib import Path
 from typing import IO, Any
 
-from byok8s.worker.s3 import open_store
+from byok8s.worker import lean
+from byok8s.worker.s3 import TransferError, open_store
 from byok8s.worker.spec import (
     CREDENTIALS_FILE,
     ENVIRONMENT_FILE,
@@ -29,9 +30,11 @@ from byok8s.worker.spec import (
     TERMINATION_LIMIT,
     TERMINATION_LOG,
     Bucket,
+    Command,
     JobSpec,
     Result,
 )
+from byok8s.worker.transfer import Transfers
 
 # What Snakemake says around a failed command, which the leader says better
 _NOISE = re.compile(
@@ -59,13 +62,20 @@ def main() -> int:
         print(text, flush=True)
         report(store, spec, Result(STAGING_FAILED, error=text))
         return STAGING_FAILED
-    result = run(spec)
-    try:
-        store.put(spec.log_key, SCRATCH / "byok8s.log")
-    except Exception as error:  # the job's outcome counts more than its log
-        print(f"The log could not be kept in the bucket: {error}", flush=True)
+    result = run(spec) if spec.command is None else run_lean(spec, spec.command, Transfers(store))
+    keep_log(store, spec, result)
     report(store, spec, result)
     return result.exit_code
+
+
+def keep_log(store: Any, spec: JobSpec, result: Result) -> None:
+    """Put what the job wrote into the bucket; the job's outcome counts more than its log."""
+    log = SCRATCH / "byok8s.log"
+    if result.exit_code or log.stat().st_size:
+        try:
+            store.put(spec.log_key, log)
+        except Exception as error:
+            print(f"The log could not be kept in the bucket: {error}", flush=True)
 
 
 def load_spec(store: Any) -> JobSpec:
@@ -89,24 +99,60 @@ def unpack_sources(store: Any, spec: JobSpec) -> None:
 
 
 def run(spec: JobSpec) -> Result:
-    """Run the job's command; its output goes to the pod's log and to a file."""
+    """Run the job in Snakemake, which fetches the inputs and stores the outputs."""
     stored, facts, globs = (SCRATCH / f"byok8s.{name}" for name in ("stored", "facts", "globs"))
     facts.write_text(json.dumps(spec.facts))
     globs.write_text(json.dumps(spec.globs))
-    environment = {
-        **os.environ,
-        **user_environment(),
+    variables = {
         STORED_VARIABLE: str(stored),
         FACTS_VARIABLE: str(facts),
         GLOBS_VARIABLE: str(globs),
     }
-    environment.pop(JOB_VARIABLE, None)
     began = time.monotonic()
+    code, output = execute([sys.executable, *spec.argv], spec.workdir, variables)
+    return Result(
+        exit_code=code,
+        command_exit=command_exit(output) if code else None,
+        seconds=round(time.monotonic() - began, 3),
+        tail=(rule_log_tail(spec) or output) if code else "",
+        stored=read_stored(stored),
+    )
+
+
+def run_lean(spec: JobSpec, command: Command, transfers: Transfers) -> Result:
+    """Run a `shell:` rule's command without Snakemake."""
+    folder = Path(spec.workdir)
+    began = time.monotonic()
+    try:
+        lean.prepare(command, folder, transfers)
+        variables = lean.environment(command, SCRATCH)
+        code, output = execute(lean.shell_arguments(command), spec.workdir, variables)
+        stored = lean.finish(command, folder, transfers, failed=code != 0)
+    except (TransferError, OSError) as error:
+        (SCRATCH / "byok8s.log").touch()
+        print(error, flush=True)
+        return Result(STAGING_FAILED, error=str(error), tail=rule_log_tail(spec))
+    return Result(
+        exit_code=code,
+        command_exit=code or None,
+        seconds=round(time.monotonic() - began, 3),
+        tail=(rule_log_tail(spec) or output) if code else "",
+        stored=stored,
+    )
+
+
+def execute(arguments: list[str], folder: str, variables: dict[str, str]) -> tuple[int, str]:
+    """Run a command; its output goes to the pod's log and to a file.
+
+    Returns the exit code, 128 + N for signal N, and the last lines of the output.
+    """
+    environment = {**os.environ, **user_environment(), **variables}
+    environment.pop(JOB_VARIABLE, None)
     with (
         open(SCRATCH / "byok8s.log", "wb") as log,
         subprocess.Popen(
-            [sys.executable, *spec.argv],
-            cwd=spec.workdir,
+            arguments,
+            cwd=folder,
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -117,15 +163,7 @@ def run(spec: JobSpec) -> Result:
         assert process.stdout is not None
         lines = tee(process.stdout, log)
         code = process.wait()
-    output = b"".join(lines).decode(errors="replace")
-    failed = code != 0
-    return Result(
-        exit_code=code if code >= 0 else 128 - code,
-        command_exit=command_exit(output) if failed else None,
-        seconds=round(time.monotonic() - began, 3),
-        tail=(rule_log_tail(spec) or output) if failed else "",
-        stored=read_stored(stored),
-    )
+    return code if code >= 0 else 128 - code, b"".join(lines).decode(errors="replace")
 
 
 def tee(source: IO[bytes], log: IO[bytes]) -> deque[bytes]:

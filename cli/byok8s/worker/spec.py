@@ -38,16 +38,43 @@ class Bucket:
 
 
 @dataclass(frozen=True)
+class File:
+    """An object and where the command finds or leaves it, below the working directory."""
+
+    key: str
+    path: str
+    touch: bool = False  # `touch()`: the worker makes it
+
+
+@dataclass(frozen=True)
+class Command:
+    """A rule's command, formatted, for a job that needs no Snakemake in the pod."""
+
+    text: str
+    threads: int
+    inputs: tuple[File, ...]
+    outputs: tuple[File, ...]
+    logs: tuple[File, ...]
+
+    @classmethod
+    def of(cls, fields: dict[str, Any]) -> Command:
+        for name in ("inputs", "outputs", "logs"):
+            fields[name] = tuple(File(**file) for file in fields[name])
+        return cls(**fields)
+
+
+@dataclass(frozen=True)
 class JobSpec:
-    """One job: unpack the sources, run Snakemake for the job, keep the log."""
+    """One job: unpack the sources, run its command or Snakemake for it, keep the log."""
 
     sources_key: str
     sources_sha256: str
     workdir: str  # within the unpacked sources
-    argv: tuple[str, ...]  # of the Python interpreter
+    argv: tuple[str, ...]  # of the Python interpreter that runs Snakemake; empty with a command
     log_key: str
     result_key: str  # for results that exceed the termination message
     rule_logs: tuple[str, ...] = ()  # paths below workdir: the rule's `log:` files
+    command: Command | None = None
     globs: dict[str, Any] = field(default_factory=dict)  # workflow.globbing: found since the start
     facts: dict[str, Any] = field(default_factory=dict)  # storage.inventory: known objects
 
@@ -58,6 +85,8 @@ class JobSpec:
     def loads(cls, text: str) -> JobSpec:
         fields: dict[str, Any] = json.loads(text)
         fields |= {name: tuple(fields[name]) for name in ("argv", "rule_logs")}
+        if fields["command"] is not None:
+            fields["command"] = Command.of(fields["command"])
         return cls(**fields)
 
 

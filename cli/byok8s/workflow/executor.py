@@ -19,6 +19,7 @@ from snakemake_interface_executor_plugins.utils import format_cli_arg
 
 from byok8s.worker.spec import JOB_VARIABLE, S3_VARIABLE, JobSpec, Result
 from byok8s.workflow.events import JobFailure, JobName
+from byok8s.workflow.lean import lean_command
 
 if TYPE_CHECKING:
     from byok8s.batch import PodRequest, Update
@@ -141,15 +142,17 @@ class Executor(RealExecutor):
         name = job_name(job)
         id = job_id(job)
         session = self.session
+        command = lean_command(job, session.leader)
         spec = JobSpec(
             sources_key=session.sources_key,
             sources_sha256=session.sources.sha256,
             workdir=session.sources.workdir,
-            argv=self._in_pod_argv(job),
+            argv=() if command else self._in_pod_argv(job),
             log_key=session.log_key(id, job.attempt),
             result_key=session.result_key(id, job.attempt),
-            facts=session.facts(job),
-            globs=session.late_globs(),
+            command=command,
+            facts={} if command else session.facts(job),
+            globs={} if command else session.late_globs(),
             rule_logs=() if job.is_group() else tuple(map(str, job.log)),
         )
         text = spec.dumps()

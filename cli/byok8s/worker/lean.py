@@ -1,0 +1,78 @@
+"""Runs a `shell:` rule without Snakemake: get the inputs, run the command, put the outputs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from byok8s.worker.transfer import Transfers, in_parallel
+
+if TYPE_CHECKING:
+    from byok8s.worker.spec import Command, File
+
+Stored = list[tuple[str, int, float, str]]
+
+# What Snakemake's shell() sets for libraries that would otherwise take every core of the node
+_THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "GOTO_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+)
+_FOLDER_VARIABLES = ("TMPDIR", "TMP", "TEMPDIR", "TEMP")
+
+
+def prepare(command: Command, folder: Path, transfers: Transfers) -> None:
+    """Fetch the inputs and make the outputs' folders; raises TransferError."""
+    in_parallel(lambda file: transfers.get_file(file.key, folder / file.path), command.inputs)
+    for file in (*command.outputs, *command.logs):
+        (folder / file.path).parent.mkdir(parents=True, exist_ok=True)
+
+
+def shell_arguments(command: Command) -> list[str]:
+    """The command as Snakemake's shell() runs it: in bash's strict mode."""
+    return ["bash", "-c", f"set -euo pipefail;  {command.text}"]
+
+
+def environment(command: Command, scratch: Path) -> dict[str, str]:
+    """What a command finds in its environment beside the pod's own."""
+    threads = dict.fromkeys(_THREAD_VARIABLES, str(command.threads))
+    return threads | dict.fromkeys(_FOLDER_VARIABLES, str(scratch))
+
+
+def finish(command: Command, folder: Path, transfers: Transfers, *, failed: bool) -> Stored:
+    """Keep the logs and, of a command that succeeded, the outputs.
+
+    Raises FileNotFoundError that names the outputs which the command did not make, and
+    TransferError.
+    """
+    for file in command.logs:
+        (folder / file.path).touch()
+    stored = _put(command.logs, folder, transfers)
+    if failed:
+        return stored
+    for file in command.outputs:
+        if file.touch:
+            (folder / file.path).touch()
+    missing = [file.key for file in command.outputs if not os.path.exists(folder / file.path)]
+    if missing:
+        raise FileNotFoundError(f"the command did not make {', '.join(missing)}")
+    folders = [file.key for file in command.outputs if (folder / file.path).is_dir()]
+    if folders:
+        raise FileNotFoundError(
+            f"the command made a folder of {', '.join(folders)}; say directory() in the rule"
+        )
+    return stored + _put(command.outputs, folder, transfers)
+
+
+def _put(files: Iterable[File], folder: Path, transfers: Transfers) -> Stored:
+    files = list(files)
+    metas = in_parallel(lambda file: transfers.put_file(file.key, folder / file.path), files)
+    return [
+        (file.key, meta.size, meta.mtime, meta.etag)
+        for file, meta in zip(files, metas, strict=True)
+    ]

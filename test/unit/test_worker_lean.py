@@ -1,0 +1,112 @@
+"""A `shell:` rule without Snakemake: inputs, the command as Snakemake runs it, outputs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from byok8s.worker import __main__ as worker
+from byok8s.worker import lean
+from byok8s.worker.spec import STAGING_FAILED, Command, File, JobSpec
+from byok8s.worker.transfer import Transfers
+from support.memory import MemoryBucket
+
+
+@pytest.fixture
+def bucket() -> MemoryBucket:
+    return MemoryBucket(**{"p/in.txt": b"hello\n"})
+
+
+def command(text: str, **fields: object) -> Command:
+    parts: dict[str, object] = {
+        "inputs": (File("p/in.txt", "local/in.txt"),),
+        "outputs": (File("p/deep/out.txt", "local/deep/out.txt"),),
+        "logs": (),
+    }
+    return Command(text, 2, **(parts | fields))  # type: ignore[arg-type]
+
+
+def run(bucket: MemoryBucket, made: Command, folder: Path) -> worker.Result:
+    worker.SCRATCH = folder / "scratch"
+    worker.SCRATCH.mkdir(exist_ok=True)
+    (folder / "work").mkdir(exist_ok=True)
+    spec = JobSpec("", "", str(folder / "work"), (), "log", "result", command=made)
+    return worker.run_lean(JobSpec.loads(spec.dumps()), made, Transfers(bucket))  # type: ignore[arg-type]
+
+
+def test_inputs_command_outputs(bucket: MemoryBucket, tmp_path: Path) -> None:
+    made = command(
+        "cat local/in.txt > local/deep/out.txt; echo $OMP_NUM_THREADS >> local/deep/out.txt"
+    )
+    result = run(bucket, made, tmp_path)
+    assert (result.exit_code, result.error) == (0, "")
+    assert bucket.content()["p/deep/out.txt"] == b"hello\n2\n"
+    assert [(key, size) for key, size, _, _ in result.stored] == [("p/deep/out.txt", 8)]
+
+
+def test_one_get_per_input_and_one_put_per_output(bucket: MemoryBucket, tmp_path: Path) -> None:
+    run(bucket, command("cp local/in.txt local/deep/out.txt"), tmp_path)
+    assert dict(bucket.calls) == {"get": 1, "put": 1}
+
+
+@pytest.mark.parametrize(
+    "text", ["false; true", "false | true", "echo $UNSET_VARIABLE"], ids=["-e", "pipefail", "-u"]
+)
+def test_bash_is_strict(bucket: MemoryBucket, tmp_path: Path, text: str) -> None:
+    result = run(bucket, command(text), tmp_path)
+    assert result.exit_code != 0
+    assert "p/deep/out.txt" not in bucket.content()
+
+
+def test_the_commands_exit_code_and_output_are_told(bucket: MemoryBucket, tmp_path: Path) -> None:
+    result = run(bucket, command("echo last words; exit 7"), tmp_path)
+    assert (result.exit_code, result.command_exit, result.tail) == (7, 7, "last words\n")
+
+
+def test_a_failed_commands_log_is_kept_and_its_output_is_not(
+    bucket: MemoryBucket, tmp_path: Path
+) -> None:
+    made = command(
+        "echo why > local/x.log; echo half > local/deep/out.txt; exit 1",
+        logs=(File("p/x.log", "local/x.log"),),
+    )
+    run(bucket, made, tmp_path)
+    assert bucket.content() == {"p/in.txt": b"hello\n", "p/x.log": b"why\n"}
+
+
+def test_a_log_that_was_not_written_is_empty(bucket: MemoryBucket, tmp_path: Path) -> None:
+    made = command("touch local/deep/out.txt", logs=(File("p/x.log", "local/x.log"),))
+    run(bucket, made, tmp_path)
+    assert bucket.content()["p/x.log"] == b""
+
+
+def test_touch_makes_the_output(bucket: MemoryBucket, tmp_path: Path) -> None:
+    made = command("true", outputs=(File("p/.done", "local/.done", touch=True),))
+    assert run(bucket, made, tmp_path).exit_code == 0
+    assert bucket.content()["p/.done"] == b""
+
+
+def test_a_missing_output_is_named(bucket: MemoryBucket, tmp_path: Path) -> None:
+    result = run(bucket, command("true"), tmp_path)
+    assert result.exit_code == STAGING_FAILED
+    assert result.error == "the command did not make p/deep/out.txt"
+
+
+def test_a_folder_where_a_file_was_declared_is_named(bucket: MemoryBucket, tmp_path: Path) -> None:
+    result = run(bucket, command("mkdir local/deep/out.txt"), tmp_path)
+    assert "directory()" in result.error
+    assert list(bucket.content()) == ["p/in.txt"]
+
+
+def test_a_missing_input_is_named(bucket: MemoryBucket, tmp_path: Path) -> None:
+    result = run(bucket, command("true", inputs=(File("p/gone", "gone"),)), tmp_path)
+    assert result.exit_code == STAGING_FAILED
+    assert "s3://memory/p/gone" in result.error
+
+
+def test_the_command_is_what_snakemake_runs() -> None:
+    arguments = lean.shell_arguments(command("echo 'it''s' \"$0\""))
+    done = subprocess.run(arguments, capture_output=True, text=True, check=True, env=os.environ)
+    assert done.stdout == "its bash\n"
