@@ -6,10 +6,11 @@ import json
 import re
 import subprocess
 import textwrap
+from pathlib import Path
 from typing import Any
 
 import pytest
-from support.project import Project, objects_left
+from support.project import BYOK8S, Project, clean_environment, objects_left
 
 
 def snakefile(text: str) -> str:
@@ -480,6 +481,83 @@ def test_groups_run_in_one_pod(project: Project) -> None:
     ok(project.run())
     first, second = project.get("second.txt").split()
     assert first == second
+
+
+def test_pipes(project: Project) -> None:
+    project.write(
+        {
+            "Snakefile": snakefile(
+                """
+                rule all:
+                    input: "out.txt"
+                rule write:
+                    output: pipe("numbers")
+                    shell: "for i in 1 2 3; do echo $i; done > {output}"
+                rule read:
+                    input: "numbers"
+                    output: "out.txt"
+                    shell: "cat {input} > {output}"
+                """
+            )
+        }
+    )
+    ok(project.run())
+    assert project.get("out.txt") == "1\n2\n3\n"
+    assert project.user_keys() == ["out.txt"]
+
+
+def test_a_table_that_a_rule_could_make_is_seen_by_the_pods(project: Project) -> None:
+    project.write(
+        {
+            "Snakefile": snakefile(
+                """
+                rows = open("samples.tsv").read().split()
+                rule first:
+                    output: "first.txt"
+                    run:
+                        open(output[0], "w").write(rows[0])
+                rule table:
+                    output: "{x}.tsv"
+                    shell: "touch {output}"
+                """
+            ),
+            "samples.tsv": "s1 s2\n",
+        }
+    )
+    ok(project.run())
+    assert project.get("first.txt") == "s1"
+
+
+def test_plain_snakemake(project: Project, cluster: Any) -> None:
+    project.write(
+        {"Snakefile": 'rule a:\n    output: "a.txt"\n    shell: "echo {config[x]} > {output}"\n'}
+    )
+    command = [
+        str(Path(BYOK8S).parent / "snakemake"), "--executor", "byok8s", "--jobs", "2",
+        "--default-storage-provider", "byok8s",
+        "--default-storage-prefix", f"s3://{project.bucket}",
+        "--byok8s-image", cluster.worker_image, "--byok8s-context", cluster.context,
+        "--config", "x=1",
+    ]  # fmt: skip
+    server = {
+        "AWS_ENDPOINT_URL": cluster.s3.endpoint_url,
+        "AWS_ACCESS_KEY_ID": cluster.s3.access_key,
+        "AWS_SECRET_ACCESS_KEY": cluster.s3.secret_key,
+    }
+    for said in ("1 of 1 steps (100%) done", "Nothing to be done"):
+        done = subprocess.run(
+            command,
+            cwd=project.folder,
+            env=clean_environment() | server,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert said in done.stderr
+    assert project.get("a.txt") == "1\n"
+    assert objects_left(cluster) == []
 
 
 def test_envvars_reach_the_rule_and_no_pod_spec(project: Project) -> None:

@@ -226,6 +226,8 @@ class Executor(RealExecutor):
                 reason = result.error
             elif result.command_exit is not None and update.cause == "command_failed":
                 reason = f"the command exited with code {result.command_exit}"
+            elif update.cause == "command_failed" and update.exit_code == 1:
+                reason = "Snakemake could not run the rule in its pod"
         else:
             tail = self.session.batch.logs(update.id, tail_lines=20)
         return JobFailure(

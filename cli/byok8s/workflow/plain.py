@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import os
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from byok8s.exceptions import SettingsError
 from byok8s.settings import WORKER_IMAGE, KubeSettings, S3Location
 from byok8s.workflow.events import JobFailure, JobName
 from byok8s.workflow.session import Session
@@ -55,6 +57,8 @@ def plain_session(settings: ExecutorSettings | None, workflow: Any) -> Session:
     from byok8s.workflow.bucket import WorkflowBucket
 
     prefix = workflow.storage_settings.default_storage_prefix
+    if not prefix:
+        raise SettingsError("Name the bucket with --default-storage-prefix s3://BUCKET/PREFIX.")
     endpoint = _variable("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
     region = _variable("AWS_REGION", "AWS_DEFAULT_REGION")
     s3 = find_server(S3Location.parse(prefix or ""), endpoint, region)
@@ -69,7 +73,10 @@ def plain_session(settings: ExecutorSettings | None, workflow: Any) -> Session:
     config.write_text(json.dumps(workflow.config_settings.config or {}))
     return Session(
         client=KubeClient.load(kube),
-        run=RunIdentity(name=f"snakemake-{workflow.start_time:%Y%m%d-%H%M%S}", owner="snakemake"),
+        run=RunIdentity(
+            name=f"snakemake-{workflow.start_time:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}",
+            owner="snakemake",
+        ),
         s3=s3,
         objects=bucket.objects,
         credentials=lambda: account.current().as_ini(),

@@ -151,8 +151,15 @@ class Session:
         return self.glob.late() if self.glob else {}
 
     def _upload_sources(self, workflow: Any) -> None:
-        required = sources.required_files(workflow, self.configfile)
-        optional = sources.project_files(self.workdir, self.inputs.producible or _nothing)
+        made = {
+            query.removeprefix(f"{self.s3.location}/")
+            for job in workflow.dag.jobs
+            for query in _queries(job.output)
+        }
+        required = sources.required_files(workflow, self.configfile, self.workdir)
+        optional = sources.project_files(
+            self.workdir, lambda name: not made.isdisjoint((name, *map(str, Path(name).parents)))
+        )
         self.sources = sources.pack(required, optional, self.workdir)
         self.sources_key = self.key(f"sources/{self.sources.sha256}")
         if self.sources.skipped:
@@ -176,11 +183,6 @@ class Session:
                     self.batch.refresh_secret(files)
             except Exception as error:
                 self.listener.warn(f"The credentials could not be refreshed: {error}")
-
-
-def _nothing(path: str) -> bool:
-    """No path is made by a rule, as far as is known."""
-    return False
 
 
 def _queries(files: Any) -> list[str]:

@@ -44,7 +44,7 @@ def pack(required: Iterable[Path], optional: Iterable[Path], workdir: Path) -> S
     for path in sorted(set(map(_absolute, optional)) - set(chosen)):
         size = path.stat().st_size
         if total + size > MAX_TOTAL:
-            skipped.append(str(path.relative_to(workdir)))
+            skipped.append(os.path.relpath(path, workdir))
             continue
         chosen[path] = None
         total += size
@@ -79,8 +79,11 @@ def _tar(paths: list[Path], root: Path) -> bytes:
     return raw.getvalue()
 
 
-def required_files(workflow: Any, configfile: Path) -> Iterator[Path]:
-    """What the workflow names itself: Snakefiles, scripts with their folders, conda files."""
+def required_files(workflow: Any, configfile: Path, workdir: Path) -> Iterator[Path]:
+    """What the workflow names itself: Snakefiles, scripts with their folders, conda files.
+
+    A script's folder goes along because scripts import from it, unless it is the whole project.
+    """
     yield configfile
     if globbing.RECORD.exists():
         yield globbing.RECORD
@@ -93,7 +96,8 @@ def required_files(workflow: Any, configfile: Path) -> Iterator[Path]:
         script = rule.script or rule.notebook
         if script and (path := _beside(rule, script)):
             yield path
-            yield from _neighbours(path.parent)
+            if not workdir.is_relative_to(_absolute(path.parent)):
+                yield from _neighbours(path.parent)
         conda = rule.conda_env
         if isinstance(conda, str) and (path := _beside(rule, conda)):
             yield path
@@ -102,8 +106,8 @@ def required_files(workflow: Any, configfile: Path) -> Iterator[Path]:
 def project_files(workdir: Path, is_workflow_file: Callable[[str], bool]) -> Iterator[Path]:
     """The project's other files below the working directory, by the rule of this module's head.
 
-    is_workflow_file tells whether a path relative to the working directory is an input or an
-    output of the workflow; those are left out.
+    is_workflow_file tells whether a path relative to the working directory is something that the
+    workflow makes; those are left out.
     """
     names = _git_files(workdir)
     limit = MAX_TRACKED_FILE

@@ -90,9 +90,13 @@ class StorageProvider(StorageProviderBase):
         self._own: dict[str, Inventory] = {}
         self.settings = self.settings or StorageProviderSettings()
         # of a tagged provider with settings of its own, the leader knows nothing
-        plain = asdict(self.settings) == asdict(StorageProviderSettings())
-        self.leader = current() if plain else None
+        self._plain = asdict(self.settings) == asdict(StorageProviderSettings())
         self._cache: IOCacheStorageInterface | None = None
+
+    @property
+    def leader(self) -> Lead | None:
+        """The leader's knowledge; with plain Snakemake it begins after the provider was made."""
+        return current() if self._plain else None
 
     def inventory(self, bucket: str) -> Inventory:
         """What is known of a bucket."""
@@ -278,6 +282,8 @@ class StorageObject(StorageObjectRead, StorageObjectWrite, StorageObjectGlob, St
     def store_object(self) -> None:
         """Upload the local path; what was a file and becomes a folder, or back, is replaced."""
         path = self.local_path()
+        if path.is_fifo():  # pipe(): what flows through it is read by the job beside this one
+            return
         if not path.exists():
             raise WorkflowError(f"There is no {path} to be stored as {self.query}.")
         inventory = self._inventory
