@@ -78,9 +78,9 @@ class Bench:
     official_image: str
     report: Reporter
 
-    def time_in_peace(self, workload: Workload, side: str) -> Timing:
-        """As `time`, again when something else disturbed it; at most three times."""
-        for _ in range(3):
+    def time_in_peace(self, workload: Workload, side: str, tries: int) -> Timing:
+        """As `time`, and again when something else disturbed it."""
+        for _ in range(tries):
             timing = self.time(workload, side, count=False)
             if timing.quiet:
                 break
@@ -107,6 +107,7 @@ class Bench:
                 command = [command[0], str(HERE / "counted.py"), str(counts), *command[1:]]
             seconds, used = self._run(command, project, endpoint, Path(scratch, "log"))
             self._check(workload, prefix, Path(scratch, "log"))
+            self.report.note(f"{side}: {seconds:.1f} s")
             timing = Timing(workload, side, seconds, used, quiet and not strangers.seen)
             if count:
                 timing.calls = json.loads(counts.read_text())
@@ -275,13 +276,8 @@ def _tail(log: Path) -> str:
     return "\n".join(log.read_text(errors="replace").splitlines()[-40:])
 
 
-def tables(timings: list[Timing]) -> str:
-    """Markdown: wall times with ratios, and where the CPU time of the largest workload went."""
-    return "\n\n".join(filter(None, (_times(timings), _cpu(timings), _counts(timings))))
-
-
-def _times(timings: list[Timing]) -> str:
-    runs = [t for t in timings if not t.calls]
+def _times(runs: list[Timing]) -> str:
+    """Markdown: wall times and ratios."""
     sides = [side for side in SIDES if any(t.side == side for t in runs)]
     lines = [
         f"| workload | {' | '.join(sides)} | {OURS} is faster |",
@@ -303,8 +299,8 @@ def _times(timings: list[Timing]) -> str:
     return "\n".join(lines)
 
 
-def _cpu(timings: list[Timing]) -> str:
-    runs = [t for t in timings if not t.calls]
+def _cpu(runs: list[Timing]) -> str:
+    """Markdown: where the CPU time of the largest workload went."""
     largest = max((t.workload for t in runs), key=lambda workload: workload.jobs)
     chosen = {t.side: t for t in runs if t.workload == largest}  # the last of each side
     lines = [f"| CPU seconds, {largest.title} | {' | '.join(chosen)} |"]
@@ -314,12 +310,10 @@ def _cpu(timings: list[Timing]) -> str:
     return "\n".join(lines)
 
 
-def _counts(timings: list[Timing]) -> str:
-    counted = [t for t in timings if t.calls]
-    if not counted:
-        return ""
+def _counts(counted: list[Timing]) -> str:
+    """Markdown: calls and requests of a run of their own, through the counting proxy."""
     lines = [
-        "| counted apart | jobs | Kubernetes API calls of the leader, per job "
+        f"| counted, {counted[0].workload.title} | jobs | Kubernetes API calls of the leader, per job "
         "| S3 requests of the leader, per job | of the pods, per job |",
         "|---|---|---|---|---|",
     ]
@@ -351,6 +345,7 @@ def main() -> None:
     parser.add_argument("--workloads", default=",".join(WORKLOADS))
     parser.add_argument("--sides", default=";".join(SIDES), help="separated by semicolons")
     parser.add_argument("--repeat", type=int, default=1, help="runs of each; the table has medians")
+    parser.add_argument("--tries", type=int, default=3, help="of a run that others disturb")
     parser.add_argument("--count", action="store_true", help="also count API calls and requests")
     options = parser.parse_args()
     report = reporter()
@@ -358,15 +353,17 @@ def main() -> None:
     sides = options.sides.split(";")
     try:
         with prepared(options.cluster, report) as bench:
+            print(header(bench), flush=True)
             timings = [
-                bench.time_in_peace(workload, side)
+                bench.time_in_peace(workload, side, options.tries)
                 for workload in workloads
                 for _ in range(options.repeat)
                 for side in sides
             ]
+            print("", _times(timings), "", _cpu(timings), sep="\n", flush=True)
             if options.count:
-                timings += [bench.time(workloads[-1], side, count=True) for side in sides]
-            print(header(bench), tables(timings), sep="\n\n")
+                counted = [bench.time(workloads[-1], side, count=True) for side in sides]
+                print("", _counts(counted), sep="\n")
     except Byok8sError as error:
         sys.exit(str(error))
 
