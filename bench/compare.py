@@ -313,8 +313,8 @@ def _cpu(runs: list[Timing]) -> str:
 def _counts(counted: list[Timing]) -> str:
     """Markdown: calls and requests of a run of their own, through the counting proxy."""
     lines = [
-        f"| counted, {counted[0].workload.title} | jobs | Kubernetes API calls of the leader, per job "
-        "| S3 requests of the leader, per job | of the pods, per job |",
+        f"| counted, {counted[0].workload.title} | jobs | leader: Kubernetes API calls per job "
+        "| leader: S3 requests per job | pods: S3 requests per job |",
         "|---|---|---|---|---|",
     ]
     for t in counted:
