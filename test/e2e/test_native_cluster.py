@@ -45,6 +45,7 @@ def test_a_second_cluster_is_refused_in_one_sentence(cluster: ClusterInfo) -> No
     assert done.returncode == 3
     assert f"there is '{cluster.name}' already" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+    assert "another" not in byok8s("cluster", "list").stdout
 
 
 def test_status_names_every_component(cluster: ClusterInfo) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 
 from byok8s.cluster import kubeconfig, store
-from byok8s.cluster.driver import Driver
+from byok8s.cluster.driver import Driver, NothingMade
 from byok8s.cluster.store import ClusterInfo, S3Server
 from byok8s.exceptions import ClusterError, SettingsError
 from byok8s.progress import Reporter
@@ -74,7 +74,12 @@ def create(name: str, driver: str | None, report: Reporter) -> ClusterInfo:
         chosen = choose(known.driver if known else driver)
         if not known:  # what a failed create leaves behind must be found by delete
             store.save(ClusterInfo(name, chosen.name, store.context_name(name)))
-        info = chosen.create(name, report)
+        try:
+            info = chosen.create(name, report)
+        except NothingMade:
+            if not known:
+                store.remove(name)
+            raise
         store.save(info)
         return info
 

@@ -5,7 +5,12 @@ from __future__ import annotations
 from typing import ClassVar, Protocol
 
 from byok8s.cluster.store import ClusterInfo
+from byok8s.exceptions import ClusterError
 from byok8s.progress import Reporter
+
+
+class NothingMade(ClusterError):
+    """A driver refused before it made anything, so there is nothing to be deleted."""
 
 
 class Driver(Protocol):

@@ -96,7 +96,7 @@ def open_store(
     client: Any = {
         "timeout": timedelta(minutes=30),  # of a whole request; obstore's own is 30 s
         "read_timeout": timedelta(seconds=read_timeout),
-        "connect_timeout": timedelta(seconds=10),
+        "connect_timeout": timedelta(seconds=4),  # a lost SYN is better tried again
     }
     if endpoint:
         endpoint = endpoint.rstrip("/") if "://" in endpoint else f"https://{endpoint.rstrip('/')}"

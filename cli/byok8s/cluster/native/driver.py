@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import ClassVar
 
 from byok8s.cluster import kubeconfig, store
+from byok8s.cluster.driver import NothingMade
 from byok8s.cluster.native import (
     api,
     binaries,
@@ -110,13 +111,13 @@ def _check_alone(layout: Layout) -> None:
     recorded = [path.parent.name for path in store.clusters_folder().glob("*/native")]
     running = [path.name for path in RUN.glob("*") if path.is_dir()]
     for other in {*recorded, *running} - {layout.name}:
-        raise ClusterError(
+        raise NothingMade(
             f"There can be one native cluster on a machine, and there is '{other}' already; "
             f"use it, or first: byok8s cluster delete {other} --driver native."
         )
     home = layout.run / "home"
     if home.exists() and home.read_text() != str(layout.root):
-        raise ClusterError(
+        raise NothingMade(
             f"There can be one native cluster on a machine, and another one is in "
             f"{home.read_text()}; delete it with the XDG_STATE_HOME that it was made with."
         )
