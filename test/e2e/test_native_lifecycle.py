@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +16,17 @@ SUPPORT = Path(__file__).parent.parent / "support"
 
 
 @pytest.fixture(scope="module")
-def told(cluster: ClusterInfo, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def told(cluster: ClusterInfo) -> dict[str, Any]:
     """What lifecycle.py saw. The session's cluster is only needed for all to be built."""
-    folder = tmp_path_factory.mktemp("machine")
-    done = subprocess.run(
-        [SUPPORT / "private-machine", folder, sys.executable, SUPPORT / "lifecycle.py"],
-        capture_output=True,
-        text=True,
-        timeout=900,
-        check=False,
-    )
+    # pytest's own folders can have names that are too long for a cluster's sockets
+    with tempfile.TemporaryDirectory(prefix="b8-", dir="/tmp") as folder:
+        done = subprocess.run(
+            [SUPPORT / "private-machine", folder, sys.executable, SUPPORT / "lifecycle.py"],
+            capture_output=True,
+            text=True,
+            timeout=900,
+            check=False,
+        )
     assert done.returncode == 0, done.stderr
     answer: dict[str, Any] = json.loads(done.stdout)
     times = {key: value for key, value in answer.items() if isinstance(value, float)}
