@@ -530,14 +530,14 @@ def test_a_table_that_a_rule_could_make_is_seen_by_the_pods(project: Project) ->
 
 def test_plain_snakemake(project: Project, cluster: Any) -> None:
     project.write(
-        {"Snakefile": 'rule a:\n    output: "a.txt"\n    shell: "echo {config[x]} > {output}"\n'}
+        {"Snakefile": 'rule a:\n    output: "a.txt"\n    shell: "echo {config[word]} > {output}"\n'}
     )
     command = [
         str(Path(BYOK8S).parent / "snakemake"), "--executor", "byok8s", "--jobs", "2",
         "--default-storage-provider", "byok8s",
         "--default-storage-prefix", f"s3://{project.bucket}",
         "--byok8s-image", cluster.worker_image, "--byok8s-context", cluster.context,
-        "--config", "x=1",
+        "--config", "word=1",
     ]  # fmt: skip
     server = {
         "AWS_ENDPOINT_URL": cluster.s3.endpoint_url,
