@@ -214,7 +214,7 @@ def test_the_file_cures_what_its_header_describes_and_can_be_undone(
     coredns.log_with(FATAL)  # the symptom, with the cause that the header names
 
     coredns.follow(header("TO APPLY"), tmp_path)
-    assert resolves(coredns, "pypi.org", OUTSIDE)
+    assert resolves(coredns, "example.org", OUTSIDE)
     assert resolves(coredns, "kubernetes.default.svc.cluster.local", API)
     (pod,) = coredns.pods()
     assert pod["status"]["containerStatuses"][0]["restartCount"] == 0
