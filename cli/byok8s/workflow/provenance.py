@@ -15,6 +15,8 @@ from pathlib import Path
 from string import Formatter
 from typing import Any
 
+from byok8s.workflow.sources import beside
+
 # Names that Snakemake gives to a command itself; it compares what stands behind them.
 _JOB_NAMES = frozenset(
     [
@@ -77,12 +79,7 @@ def _script_text(rule: Any) -> str:
 def script_path(rule: Any) -> Path | None:
     """The local file of a rule's `script:` or `notebook:`; None when it has none."""
     name = rule.script or rule.notebook
-    if not name or "://" in name or "{" in name:
-        return None
-    path = Path(name)
-    if not path.is_absolute():
-        path = Path(rule.basedir.join(name).get_path_or_uri(secret_free=True))
-    return path if path.is_file() else None
+    return beside(rule, name) if name else None
 
 
 def script_code(rule: Any) -> str | None:

@@ -94,12 +94,12 @@ def required_files(workflow: Any, configfile: Path, workdir: Path) -> Iterator[P
         yield Path(name)
     for rule in workflow.rules:
         script = rule.script or rule.notebook
-        if script and (path := _beside(rule, script)):
+        if script and (path := beside(rule, script)):
             yield path
             if not workdir.is_relative_to(_absolute(path.parent)):
                 yield from _neighbours(path.parent)
         conda = rule.conda_env
-        if isinstance(conda, str) and (path := _beside(rule, conda)):
+        if isinstance(conda, str) and (path := beside(rule, conda)):
             yield path
 
 
@@ -155,7 +155,7 @@ def _small(path: Path, limit: int) -> bool:
     return path.is_file() and path.stat().st_size <= limit and "__pycache__" not in path.parts
 
 
-def _beside(rule: Any, name: str) -> Path | None:
+def beside(rule: Any, name: str) -> Path | None:
     """The local file that a rule names relative to its Snakefile."""
     if "{" in name or "://" in name:
         return None
