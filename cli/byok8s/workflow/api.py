@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from byok8s.workflow.session import Session
 
 PROVIDER = "byok8s"  # snakemake_storage_plugin_byok8s
-# The largest value that stands for "no limit" in Snakemake's scheduler
-UNLIMITED = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -33,7 +31,7 @@ class Plan:
     dry_run: bool = False
     keep_going: bool = False
     retries: int = 0
-    jobs: int | None = None  # pods, or cores of this machine, at once
+    jobs: int = 1  # pods, or cores of this machine, at once
     storage_prefix: str | None = None  # s3://BUCKET/PREFIX; None: plain files here
     verbose: bool = False
 
@@ -113,9 +111,9 @@ def _workflow_api(api: Any, plan: Plan, *, on_cluster: bool) -> Any:
         snakefile=plan.snakefile,
         config_settings=ConfigSettings(configfiles=[plan.configfile]),
         resource_settings=ResourceSettings(
-            nodes=plan.jobs or UNLIMITED,
+            nodes=plan.jobs,
             # a number here would cut every rule's threads down to it, also in pods
-            cores=None if on_cluster else plan.jobs or os.cpu_count() or 1,
+            cores=None if on_cluster else plan.jobs,
             # explicit: the "full" set, Snakemake's choice for clusters, asks for 50 GB of disk
             default_resources=Resources.default("bare"),
         ),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from byok8s.progress import file_size
 from byok8s.settings import S3Settings
+from byok8s.storage.inventory import OURS
 from byok8s.worker.spec import (
     CREDENTIALS_FILE,
     ENVIRONMENT_FILE,
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from byok8s.workflow.inputs import LocalInputs
     from byok8s.workflow.storage import Lead
 
-OURS = ".byok8s"  # what byok8s keeps lies below PREFIX/.byok8s/
 # Pods learn of new keys within about a minute (the kubelet's sync period for mounted Secrets)
 _REFRESH_SECONDS = 60.0
 
@@ -75,7 +75,7 @@ class Session:
 
     def key(self, path: str) -> str:
         """The key of something that byok8s keeps for itself."""
-        return self.s3.location.key(f"{OURS}/{path}")
+        return self.s3.location.key(f"{OURS}{path}")
 
     def run_key(self, path: str) -> str:
         return self.key(f"runs/{self.run.name}/{path}")
