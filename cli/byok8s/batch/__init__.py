@@ -12,16 +12,21 @@ batch.shutdown()
 from byok8s.batch.client import ApiError, KubeClient
 from byok8s.batch.ends import Cause, Update
 from byok8s.batch.pods import PodRequest, RunIdentity
+from byok8s.batch.retry import Budget, Decision, History, RetryPolicy
 from byok8s.batch.system import BatchSystem
 from byok8s.batch.waits import Limits
 
 __all__ = [
     "ApiError",
     "BatchSystem",
+    "Budget",
     "Cause",
+    "Decision",
+    "History",
     "KubeClient",
     "Limits",
     "PodRequest",
+    "RetryPolicy",
     "RunIdentity",
     "Update",
 ]

@@ -12,6 +12,7 @@ from byok8s.batch.pods import PodRequest
 from byok8s.exceptions import Byok8sError
 
 FRESH_SECONDS = 60.0
+POD_SHARE = 0.9  # of a node's memory; DaemonSets have the rest
 _SUFFIX = {
     "n": 1e-9, "u": 1e-6, "m": 1e-3, "": 1.0,
     "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18,
@@ -55,6 +56,12 @@ class Nodes:
             for name, text in node["status"].get("allocatable", {}).items():
                 largest[name] = max(largest.get(name, 0.0), quantity(text))
         self.largest = largest
+
+    def most_memory_mb(self) -> int | None:
+        """What one pod can get on the largest node, in MB; None when we may not know."""
+        self.refresh()
+        most = self.largest.get("memory")
+        return None if most is None else int(most * POD_SHARE / 1e6)
 
     def _has_autoscaler(self) -> bool:
         groups = self._client.call("GET", "/apis", patience=5.0).get("groups", ())

@@ -38,7 +38,7 @@ class Steward:
         self._book = book
         self._watch = watch
         self._creators = creators
-        self._nodes = Nodes(client)
+        self.nodes = Nodes(client)
         self._pods = f"/api/v1/namespaces/{client.namespace}/pods"
         self._versions: deque[tuple[float, str]] = deque()  # what was delivered by when
         self._due: dict[str, float] = {}
@@ -123,11 +123,11 @@ class Steward:
         jobs = [j for j in self._book.waiting() if j.wait and j.wait.limit == "unschedulable"]
         if not jobs:
             return
-        self._nodes.refresh()
-        if self._nodes.can_grow:
+        self.nodes.refresh()
+        if self.nodes.can_grow:
             return
         for job in jobs:
-            lack = self._nodes.too_large(job.request)
+            lack = self.nodes.too_large(job.request)
             if lack:
                 message = f"No node is large enough for the pod: {lack}."
                 self._book.await_something(job, Wait(Cause.UNSCHEDULABLE, message, "too_large"))

@@ -140,6 +140,10 @@ class BatchSystem:
                 return ""
             raise
 
+    def most_memory_mb(self) -> int | None:
+        """What one pod can get on the largest node, in MB; None when that cannot be known."""
+        return self._steward.nodes.most_memory_mb()
+
     def refresh_secret(self, files: Mapping[str, str]) -> None:
         """Replace the Secret's files; running pods see them within about a minute."""
         self._record.put_secret(files)
