@@ -110,6 +110,7 @@ class RunSettings:
     jobs: int | None = None
     image: str | None = None
     retries: int = 0
+    wait_limits: Mapping[str, float | None] = field(default_factory=dict)  # seconds, None: for ever
     keep_going: bool = False
     overrides: Mapping[str, Any] = field(default_factory=dict)  # --param
     download: bool = False

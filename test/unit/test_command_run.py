@@ -78,6 +78,10 @@ OPTIONS: list[tuple[tuple[str, ...], dict[str, Any]]] = [
     (("--s3-region=eu-west-1",), {"region": "eu-west-1"}),
     (("--image=localhost/x:1",), {"image": "localhost/x:1"}),
     (("--retries=3",), {"retries": 3}),
+    (
+        ("--wait-limit=image=10m", "--wait-limit=too-large=never"),
+        {"wait_limits": {"image": 600.0, "too_large": None}},
+    ),
     (("--keep-going",), {"keep_going": True}),
     (("--param=a=1", "--param=b.c=1.10"), {"overrides": {"a": 1, "b.c": "1.10"}}),
     (("--param=a=1", "--param=a=null"), {"overrides": {"a": None}}),
@@ -118,6 +122,7 @@ ENVIRONMENT: list[tuple[dict[str, str], dict[str, Any]]] = [
     ({"AWS_REGION": "a"}, {"region": "a"}),
     ({"AWS_DEFAULT_REGION": "a"}, {"region": "a"}),
     ({"AWS_REGION": "a", "AWS_DEFAULT_REGION": "b"}, {"region": "a"}),
+    ({"BYOK8S_WAIT_LIMIT": "image=90s queue=2h"}, {"wait_limits": {"image": 90, "queue": 7200}}),
 ]
 
 
@@ -163,6 +168,14 @@ def test_local_without_a_bucket_also_where_a_variable_names_one(core: Core) -> N
         ((*FILES, *BUCKET, "-j", "0"), "0 is not in the range x>=1"),
         ((*FILES, *BUCKET, "-j", "many"), "'many' is not a valid integer"),
         ((*FILES, *BUCKET, "--retries", "-1"), "-1 is not in the range x>=0"),
+        (
+            (*FILES, *BUCKET, "--wait-limit=x=1m"),
+            "NAME one of invalid, image, image-absent, config",
+        ),
+        (
+            (*FILES, *BUCKET, "--wait-limit=image=soon"),
+            "write it as image=90s, 10m, 2h, 1d or never",
+        ),
         ((*FILES, *BUCKET, "-k", "Lab!"), "'Lab!' cannot be a namespace"),
         ((*FILES, *BUCKET, "--image", "a b"), "'a b' is not an image reference"),
         ((*FILES, "", *BUCKET), "A TARGET is empty"),

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import re
+from dataclasses import asdict
 from pathlib import Path
 
 import click
 import pytest
 import yaml
+from byok8s.batch.waits import Limits
 from byok8s.command.run import run
 from byok8s.exceptions import SettingsError
 from byok8s.run.lookup import parse_param
 from byok8s.run.plain_yaml import parse_yaml
 from byok8s.run.preflight import NEEDED
+from byok8s.run.wait_limits import parse_wait_limit
 
 DOCS = Path(__file__).parents[2] / "docs"
 CONFIGURATION = (DOCS / "configuration.md").read_text()
@@ -64,6 +67,12 @@ def test_the_examples_of_param() -> None:
         assert parse_param(f"a={text}")[1] == text
     assert parse_param("sizes=[1, 2]")[1] == [1, 2]
     assert parse_param('id="5"')[1] == "5"
+
+
+def test_the_limits_of_waiting() -> None:
+    rows = re.findall(r"^\| `([a-z-]+)` \|.*\| (\w+) \|$", CONFIGURATION, re.MULTILINE)
+    told = dict(parse_wait_limit(f"{name}={time}") for name, time in rows)
+    assert told == asdict(Limits())
 
 
 SOURCES = Path(__file__).parents[2] / "cli/byok8s"

@@ -105,6 +105,16 @@ Examples:
     show_default=True,
     help="How often a failed job is run again.",
 )
+@click.option(
+    "--wait-limit",
+    "wait_limits",
+    metavar="NAME=TIME",
+    multiple=True,
+    envvar="BYOK8S_WAIT_LIMIT",
+    show_envvar=True,
+    help="How long a job may wait for what, as image=10m or unschedulable=2h, before it fails; "
+    "may be repeated.",
+)
 @click.option("--keep-going", is_flag=True, help="After a failure, go on with independent jobs.")
 @click.option("--debug", is_flag=True, help="Show tracebacks and Snakemake's own log.")
 def run(
@@ -127,6 +137,7 @@ def run(
     local: bool,
     jobs: int | None,
     retries: int,
+    wait_limits: tuple[str, ...],
     keep_going: bool,
     debug: bool,
 ) -> None:
@@ -139,6 +150,7 @@ def run(
     from byok8s.progress import reporter
     from byok8s.run.lookup import parse_param
     from byok8s.run.story import run_workflow
+    from byok8s.run.wait_limits import parse_wait_limit
 
     source = click.get_current_context().get_parameter_source("image")
     if local and source is ParameterSource.ENVIRONMENT:
@@ -160,6 +172,7 @@ def run(
         jobs=jobs,
         image=image or None,
         retries=retries,
+        wait_limits=dict(parse_wait_limit(text) for text in wait_limits),
         keep_going=keep_going,
         overrides=dict(parse_param(text) for text in overrides),
         download=download,

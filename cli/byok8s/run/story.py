@@ -57,7 +57,7 @@ def _execute(settings: RunSettings, ready: Ready, display: Display) -> tuple[str
     if ready.s3 is not None and ready.account is not None:
         bucket = WorkflowBucket.of(ready.s3, ready.account, Path.cwd())
     plan = _plan(settings, ready)
-    session = None if settings.local else _session(ready, bucket, display, plan.configfile)
+    session = None if settings.local else _session(settings, ready, bucket, display, plan)
     parts = api.Parts(listener=display, session=session)
     if bucket is not None:
         bucket.equip(parts)
@@ -122,9 +122,13 @@ def _plan(settings: RunSettings, ready: Ready) -> Plan:
 
 
 def _session(
-    ready: Ready, bucket: WorkflowBucket | None, display: Display, configfile: Path
+    settings: RunSettings,
+    ready: Ready,
+    bucket: WorkflowBucket | None,
+    display: Display,
+    plan: Plan,
 ) -> Session:
-    from byok8s.batch import RunIdentity
+    from byok8s.batch import Limits, RunIdentity
     from byok8s.workflow.session import Session
 
     assert bucket is not None and ready.client is not None and ready.account is not None
@@ -138,9 +142,10 @@ def _session(
         image=ready.image,
         listener=display,
         workdir=Path.cwd(),
-        configfile=configfile,
+        configfile=plan.configfile,
         inputs=bucket.inputs,
         leader=bucket.leader,
+        limits=Limits(**settings.wait_limits),
     )
 
 

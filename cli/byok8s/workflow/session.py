@@ -23,7 +23,7 @@ from byok8s.workflow import sources
 from byok8s.workflow.events import Listener
 
 if TYPE_CHECKING:
-    from byok8s.batch import BatchSystem, KubeClient, RunIdentity
+    from byok8s.batch import BatchSystem, KubeClient, Limits, RunIdentity
     from byok8s.storage.objects import Objects
     from byok8s.workflow.globbing import BucketGlob
     from byok8s.workflow.inputs import LocalInputs
@@ -49,6 +49,7 @@ class Session:
     inputs: LocalInputs
     leader: Lead
     glob: BucketGlob | None = None
+    limits: Limits | None = None  # of waiting; None: the batch system's own
     on_open: Callable[[], None] = lambda: None
     cancelled: bool = False
     sources: sources.SourceArchive = field(init=False, repr=False)
@@ -100,7 +101,11 @@ class Session:
         if envvars:
             files[Path(ENVIRONMENT_FILE).name] = json.dumps(dict(envvars))
         self.batch = BatchSystem(
-            self.client, self.run, secret_files=files, secret_mount=SECRET_FOLDER
+            self.client,
+            self.run,
+            secret_files=files,
+            secret_mount=SECRET_FOLDER,
+            limits=self.limits,
         )
         self._opened = True
         self.on_open()
