@@ -24,7 +24,7 @@ from byok8s.exceptions import ClusterError
 from byok8s.progress import Reporter
 
 PAUSE_REF = "localhost/byok8s-pause:1"
-COREDNS_REF = "localhost/coredns:1.15.0"
+COREDNS_REF = "localhost/coredns:1.13.1"
 _WORKER = "localhost/byok8s-worker"
 _KEPT = 3  # of each layer and archive; some have more than 100 MB
 

@@ -46,15 +46,18 @@ class Images:
     coredns: BuiltImage
     worker: BuiltImage
 
-    @classmethod
-    def build(cls, report: Reporter) -> Images:
-        """Build those that the cache folder does not hold yet."""
-        cache = settings.cache_folder()
-        return cls(
-            images.pause_image(cache, report),
-            images.coredns_image(binaries.COREDNS.path, cache, report),
-            images.worker_image(cache, report),
-        )
+
+def build(report: Reporter) -> Images:
+    """Build the programs and images that the cache folder does not hold yet."""
+    cache = settings.cache_folder()
+    with ThreadPoolExecutor(1) as aside:  # waits for downloads while the compilers work
+        worker = aside.submit(images.worker_image, cache, report)
+        binaries.build_all(report)
+    return Images(
+        images.pause_image(cache, report),
+        images.coredns_image(binaries.COREDNS.path, cache, report),
+        worker.result(),
+    )
 
 
 def bring_up(layout: Layout, s3: S3Server, built: Images, step: Step) -> None:
