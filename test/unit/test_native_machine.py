@@ -240,7 +240,7 @@ class TestBinaries:
     ) -> None:
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
         monkeypatch.setattr(shutil, "which", lambda _: None)
-        assert "install Go 1.26 or newer" in (binaries.missing() or "")
+        assert "install Go 1.25 or newer" in (binaries.missing() or "")
 
     def test_a_failed_build_names_its_log(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
