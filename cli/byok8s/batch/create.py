@@ -7,7 +7,7 @@ import re
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from queue import SimpleQueue
 from typing import Any
 
@@ -46,6 +46,7 @@ class Creators:
         self._path = f"/api/v1/namespaces/{client.namespace}/pods"
         self._queue: SimpleQueue[Job | None] = SimpleQueue()
         self._parked: deque[Job] = deque()  # a ResourceQuota is full
+        self._under_way = 0  # creations, which the book does not count as live yet
         self._stop = threading.Event()
         self._threads = [
             threading.Thread(target=self._run, name=f"byok8s-create-{i}", daemon=True)
@@ -81,24 +82,38 @@ class Creators:
 
     def _run(self) -> None:
         while (job := self._queue.get()) is not None:
-            if not (job.killed or self._may_create()):
-                return  # stopped
-            if job.killed:
-                self._book.forget(job)
-                continue
-            try:
-                self._create(job)
-            except Byok8sError as error:
-                self._refused(job, error)
-            else:
-                self._made(job)
+            with self._place():
+                if not (job.killed or self._bucket.take(self._stop)):
+                    return  # stopped
+                self._settle(job)
 
-    def _may_create(self) -> bool:
+    def _settle(self, job: Job) -> None:
+        if job.killed:
+            self._book.forget(job)
+            return
+        try:
+            self._create(job)
+        except Byok8sError as error:
+            self._refused(job, error)
+        else:
+            self._made(job)
+
+    @contextlib.contextmanager
+    def _place(self) -> Iterator[None]:
+        """A place among the live pods: waited for, and held until the book counts the pod."""
         with self._book.changed:
             self._book.changed.wait_for(
-                lambda: self._stop.is_set() or self._book.live_pods() < self._max_pods
+                lambda: (
+                    self._stop.is_set() or self._book.live_pods() + self._under_way < self._max_pods
+                )
             )
-        return self._bucket.take(self._stop)
+            self._under_way += 1
+        try:
+            yield
+        finally:
+            with self._book.changed:
+                self._under_way -= 1
+                self._book.changed.notify_all()
 
     def _create(self, job: Job) -> None:
         body = self._build(job)

@@ -156,13 +156,17 @@ def test_a_job_killed_while_it_is_made_is_deleted(api: Api, book: Book, creators
 
 
 def test_no_more_than_the_largest_number_of_live_pods(api: Api, client: KubeClient, book: Book):
-    creators = Creators(client, book, lambda _: {}, bucket=TokenBucket(0, 1), threads=2, max_pods=2)
+    def slowly(_: Asked) -> Says:
+        time.sleep(0.05)  # long enough for every thread to be at the gate
+        return Says()
+
+    api.answer = slowly
+    creators = Creators(client, book, lambda _: {}, bucket=TokenBucket(0, 1), threads=4, max_pods=2)
     creators.start()
     issue(book, creators, *"abcdef")
     until(lambda: book.live_pods() >= 2)
     time.sleep(0.2)
-    # both threads may have passed the gate together
-    assert book.live_pods() <= 3
+    assert book.live_pods() == 2 == len(api.asked)
     creators.stop(1)
     assert not any(thread.is_alive() for thread in creators._threads)
 
