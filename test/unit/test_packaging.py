@@ -85,5 +85,6 @@ def test_the_installed_packages_have_names_of_their_own(wheel: Path) -> None:
     assert tops == {
         "byok8s",
         "snakemake_executor_plugin_byok8s",
+        "snakemake_scheduler_plugin_byok8s",
         "snakemake_storage_plugin_byok8s",
     }

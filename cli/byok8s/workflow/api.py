@@ -187,13 +187,14 @@ def _producible(workflow: Any, path: str) -> bool:
 
 
 def _execute(workflow_api: Any, plan: Plan, parts: Parts) -> None:
-    from snakemake.scheduling.greedy import SchedulerSettings as Greedy
     from snakemake.settings.types import (
         DAGSettings,
         ExecutionSettings,
         RemoteExecutionSettings,
         SchedulingSettings,
     )
+
+    from byok8s.workflow.scheduler import SchedulerSettings
 
     executor, settings = "local", None
     if parts.session is not None:
@@ -210,8 +211,8 @@ def _execute(workflow_api: Any, plan: Plan, parts: Parts) -> None:
         execution_settings=ExecutionSettings(
             keep_going=plan.keep_going, retries=plan.retries, lock=parts.records is None
         ),
-        scheduling_settings=SchedulingSettings(scheduler="greedy"),
-        scheduler_settings=Greedy(),
+        scheduling_settings=SchedulingSettings(scheduler="byok8s"),
+        scheduler_settings=SchedulerSettings(),
         remote_execution_settings=RemoteExecutionSettings(job_deploy_sources=False),
     )
 
