@@ -15,7 +15,7 @@ class Segments:
 
     def __init__(self, *texts: str) -> None:
         self.texts = list(texts)
-        self.own = ""
+        self.parts: dict[int, str] = {}
         self.writes = 0
         self.fails = 0
         self.compacted: str | None = None
@@ -23,12 +23,16 @@ class Segments:
     def read(self) -> Iterator[str]:
         yield from self.texts
 
-    def write(self, text: str) -> None:
+    @property
+    def own(self) -> str:
+        return "".join(text for _, text in sorted(self.parts.items()))
+
+    def write(self, number: int, text: str) -> None:
         if self.fails:
             self.fails -= 1
             raise OSError("no answer")
         self.writes += 1
-        self.own = text
+        self.parts[number] = text
 
     def compact(self, text: str) -> None:
         self.compacted = text
@@ -56,6 +60,28 @@ def test_many_records_are_few_writes() -> None:
     log.close()
     assert len(lines(segments.own)) == 1000
     assert segments.writes <= 1000 // persistence.FLUSH_RECORDS + 1
+
+
+def test_a_long_run_writes_each_record_a_few_times_only() -> None:
+    class Counting(Segments):
+        letters = 0
+
+        def write(self, number: int, text: str) -> None:
+            super().write(number, text)
+            self.letters += len(text)
+
+    segments = Counting()
+    log = RecordLog(segments)
+    total = 10 * persistence.SEGMENT_RECORDS
+    for number in range(total):
+        log.put(str(number), {"rule": "x"})
+    log.put("0", {"rule": "again"})
+    log.close()
+    found = lines(segments.own)
+    assert len(found) == total
+    assert found["0"] == {"rule": "again"}, "the newest segment is the last"
+    batches = persistence.SEGMENT_RECORDS // persistence.FLUSH_RECORDS
+    assert segments.letters < (batches + 2) * len(segments.own)
 
 
 def test_a_run_without_changes_writes_nothing() -> None:

@@ -79,7 +79,7 @@ class JobSpec:
     facts: dict[str, Any] = field(default_factory=dict)  # storage.inventory: known objects
 
     def dumps(self) -> str:
-        return json.dumps(asdict(self))
+        return json.dumps(vars(self), default=vars)  # asdict would copy it all
 
     @classmethod
     def loads(cls, text: str) -> JobSpec:

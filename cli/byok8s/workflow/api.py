@@ -142,6 +142,10 @@ def _parsed_workflow(workflow_api: Any, plan: Plan, parts: Parts) -> Any:
     import snakemake.workflow
     from snakemake.jobs import Job
 
+    from byok8s.workflow.rounds import Rounds
+    from byok8s.workflow.tuning import tune
+
+    snakemake.workflow.JobScheduler = Rounds
     if parts.glob is not None:
         snakemake.workflow.glob_wildcards = parts.glob
         if parts.session is not None:
@@ -158,6 +162,7 @@ def _parsed_workflow(workflow_api: Any, plan: Plan, parts: Parts) -> Any:
     if parts.glob is not None:
         parts.glob.write_record()
     _replace_persistence(workflow, parts.records)
+    tune(workflow)
     if plan.storage_prefix is not None:
         parts.on_parsed(lambda path: _producible(workflow, path))
     return workflow

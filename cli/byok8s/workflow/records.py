@@ -16,7 +16,7 @@ class BucketSegments:
         """`folder` is the key prefix, with a slash at its end."""
         self._objects = objects
         self._folder = folder
-        self._own = f"{folder}{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{secrets.token_hex(3)}.jsonl"
+        self._own = f"{folder}{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{secrets.token_hex(3)}"
         self._read: list[str] = []
 
     def read(self) -> Iterator[str]:
@@ -27,11 +27,11 @@ class BucketSegments:
                 self._read.append(key)
                 yield data.decode(errors="replace")
 
-    def write(self, text: str) -> None:
-        """Replace this run's segment."""
-        self._objects.put_bytes(self._own, text.encode())
+    def write(self, number: int, text: str) -> None:
+        """Replace one of this run's segments; the highest number is the newest."""
+        self._objects.put_bytes(f"{self._own}-{number:06}.jsonl", text.encode())
 
     def compact(self, text: str) -> None:
         """Put one segment in the place of all that were read; a crash in between loses none."""
-        self._objects.put_bytes(self._own, text.encode())
+        self._objects.put_bytes(f"{self._own}-compact.jsonl", text.encode())
         self._objects.delete(self._read)

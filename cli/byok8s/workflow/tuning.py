@@ -1,0 +1,72 @@
+"""What Snakemake does again for every job and need do once; put in its place for a run.
+
+Each of these costs the leader more than all of byok8s's own work for a job. Snakemake's interfaces
+have no word for them (docs/decisions/0010-leader.md).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from operator import is_
+from typing import Any
+
+from snakemake.io import is_flagged
+from snakemake.jobs import Job
+
+# Events of which there are some for every job; what comes with another one is written at once
+_OFTEN = frozenset({"job_info", "shellcmd", "job_finished", "progress"})
+
+_format_shellcmd = Job.shellcmd.fget
+_is_pipe_or_service_input = Job.is_pipe_or_service_input
+
+
+def tune(workflow: Any) -> None:
+    """Make Snakemake do less for each job of a workflow that has been read."""
+    Job.shellcmd = property(_shellcmd)
+    Job.is_pipe_or_service_input = (
+        _is_pipe_or_service_input if _has_pipes(workflow.rules) else lambda job, path: False
+    )
+    for handler in workflow.logger_manager.logfile_handlers:
+        if isinstance(handler, logging.FileHandler):
+            _flush_rarely(handler)
+
+
+def _shellcmd(job: Any) -> Any:
+    """The formatted command, which Snakemake asks for four times, kept with the job.
+
+    It is another one when the job is tried again or its params or resources have been read anew.
+    """
+    if not job.rule.shellcmd:
+        return None
+    made_of = (job.attempt, job.params, job.resources)
+    kept, text = job.__dict__.get("byok8s_shellcmd", ((), None))
+    if not kept or not all(map(is_, kept, made_of)):
+        text = _format_shellcmd(job)
+        job.byok8s_shellcmd = (made_of, text)
+    return text
+
+
+def _has_pipes(rules: Iterable[Any]) -> bool:
+    """Whether a rule streams: only then need each input be looked for among such outputs.
+
+    Snakemake looks through all producers for each input: of the one job that wants the results of
+    20,000 others, 200 million times.
+    """
+    outputs = [file for rule in rules for file in rule.output]
+    return any(is_flagged(file, kind) for file in outputs for kind in ("pipe", "service"))
+
+
+def _flush_rarely(handler: logging.FileHandler) -> None:
+    """Write a log file in blocks, not in four lines for each job."""
+    emit = handler.emit
+
+    def emit_rarely(record: logging.LogRecord) -> None:
+        emit(record)
+        event = str(getattr(record, "event", None) or "")
+        last = getattr(record, "done", 0) == getattr(record, "total", 1)
+        if handler.stream and (last or event not in _OFTEN):
+            handler.stream.flush()
+
+    handler.emit = emit_rarely  # type: ignore[method-assign]
+    handler.flush = lambda: None  # type: ignore[method-assign]

@@ -1,0 +1,177 @@
+"""What is put in the place of parts of Snakemake's core does the same with less."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import snakemake.api
+from byok8s.workflow import api, tuning
+from byok8s.workflow.events import JobFailure, JobName
+from byok8s.workflow.persistence import BucketPersistence, RecordLog
+from byok8s.workflow.rounds import Bell, Rounds
+from snakemake.jobs import Job
+from snakemake.persistence import MetadataRecord, PersistenceBase
+
+
+class Quiet:
+    """A listener of which nothing is asked but the warnings."""
+
+    def planned(self, counts: Any) -> None: ...
+    def submitted(self, job: JobName) -> None: ...
+    def started(self, job: JobName) -> None: ...
+    def waiting(self, job: JobName, reason: str, *, busy: bool) -> None: ...
+    def ended(self, job: JobName, failure: JobFailure | None) -> None: ...
+    def progress(self, done: int, total: int) -> None: ...
+    def note(self, text: str) -> None: ...
+    def warn(self, text: str) -> None: ...
+
+
+class Nowhere:
+    def read(self) -> Iterator[str]:
+        yield from ()
+
+    def write(self, number: int, text: str) -> None: ...
+    def compact(self, text: str) -> None: ...
+
+
+def run(snakefile: str, retries: int = 0, **parts: Any) -> None:
+    """A workflow on this machine, with files of this folder."""
+    Path("Snakefile").write_text(snakefile)
+    Path("params.json").write_text("{}")
+    plan = api.Plan(Path("Snakefile"), Path.cwd() / "params.json", jobs=2, retries=retries)
+    api.execute(plan, api.Parts(listener=Quiet(), **parts))
+
+
+def test_many_rings_are_heard_once() -> None:
+    bell = Bell(lambda: 0.0)
+    for _ in range(5):
+        bell.release()
+    bell.acquire()
+    threading.Timer(0.05, bell.release).start()
+    began = time.monotonic()
+    bell.acquire()
+    assert time.monotonic() - began > 0.03, "the first five were one"
+
+
+def test_a_ring_during_the_pause_needs_no_other_round() -> None:
+    heard = threading.Event()
+    bell = Bell(lambda: bell.release() or 0.01)  # type: ignore[func-returns-value]
+    bell.release()
+    bell.acquire()
+    waiting = threading.Thread(target=lambda: (bell.acquire(), heard.set()), daemon=True)
+    waiting.start()
+    assert not heard.wait(0.05)
+    bell.release()
+    assert heard.wait(5)
+
+
+def test_the_size_of_an_input_is_asked_for_once() -> None:
+    class File(str):
+        asked = 0
+
+        async def exists(self) -> bool:
+            return True
+
+        async def size(self) -> int:
+            File.asked += 1
+            return 7
+
+    class Ready:
+        input = (File("a"), File("b"))
+
+    rounds = Rounds.__new__(Rounds)
+    rounds._input_sizes = {}
+    for _ in range(3):
+        asyncio.run(rounds.update_input_sizes([Ready(), Ready()]))
+    assert rounds._input_sizes == {"a": 7, "b": 7}
+    assert File.asked == 2
+
+
+def test_a_run_uses_these_parts(folder: Path) -> None:
+    run('rule one:\n    output: "one.txt"\n    shell: "echo 1 > {output}"\n')
+    assert snakemake.workflow.JobScheduler is Rounds
+    assert Job.shellcmd.fget is tuning._shellcmd
+    assert Path("one.txt").read_text() == "1\n"
+
+
+@pytest.mark.parametrize(("flag", "asked"), [("{}", False), ("pipe({})", True)])
+def test_inputs_are_looked_for_among_streams_where_there_are_some(
+    folder: Path, flag: str, asked: bool
+) -> None:
+    output = flag.format('"one.txt"')
+    run(
+        'rule two:\n    input: "one.txt"\n    output: "two.txt"\n'
+        '    shell: "cat {input} > {output}"\n'
+        f'rule one:\n    output: {output}\n    shell: "echo 1 > {{output}}"\n'
+    )
+    assert (Job.is_pipe_or_service_input is tuning._is_pipe_or_service_input) == asked
+    assert Path("two.txt").read_text() == "1\n"
+
+
+def test_a_command_is_formatted_again_when_the_job_is_tried_again(folder: Path) -> None:
+    run(
+        "rule one:\n"
+        '    output: "one.txt"\n'
+        "    resources: mem_mb=lambda wildcards, attempt: 100 * attempt\n"
+        '    shell: "test {resources.mem_mb} = 200 && touch {output}"\n',
+        retries=1,
+    )
+    text = "\n".join(path.read_text() for path in Path(".snakemake/log").iterdir())
+    assert "Shell command: test 100 = 200" in text
+    assert "Shell command: test 200 = 200" in text
+
+
+def test_the_log_file_is_complete(folder: Path) -> None:
+    run(
+        'rule all:\n    input: expand("{i}.txt", i=range(3))\n'
+        'rule one:\n    output: "{i}.txt"\n    shell: "echo {wildcards.i} > {output}"\n'
+        'onsuccess:\n    shell("cp {log} seen.log")\n'
+    )
+    (log,) = Path(".snakemake/log").iterdir()
+    for text in (log.read_text(), Path("seen.log").read_text()):
+        assert text.count("rule one:") == 3
+        assert "4 of 4 steps (100%) done" in text
+
+
+def test_a_record_is_the_one_that_snakemake_makes(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("in.txt").write_text("x")
+    made: dict[str, dict[str, Any]] = {}
+    theirs: dict[str, dict[str, Any]] = {}
+    finished = BucketPersistence.finished
+
+    async def both(self: BucketPersistence, job: Any) -> None:
+        def keep(_: Any, key: str, record: MetadataRecord) -> None:
+            theirs[key] = {k: v for k, v in record.model_dump().items() if v is not None}
+
+        monkeypatch.setattr(BucketPersistence, "_write_record", keep)
+        began = dict(self._started)
+        await PersistenceBase.finished(self, job)
+        self._started = began
+        await finished(self, job)
+
+    monkeypatch.setattr(BucketPersistence, "finished", both)
+    log = RecordLog(Nowhere())
+    run(
+        "rule one:\n"
+        '    input: "in.txt"\n'
+        '    output: "one.txt", "two.txt"\n'
+        "    params: a=[1, 2]\n"
+        '    log: "one.log"\n'
+        '    shell: "cp {input} {output[0]}; cp {input} {output[1]} 2> {log}"\n',
+        records=log,
+    )
+    for key in ("one.txt", "two.txt"):
+        record = log.get(key)
+        assert record is not None
+        made[key] = json.loads(json.dumps(record))
+    assert made == theirs
+    assert made["one.txt"]["params"] == ["[1, 2]"]
