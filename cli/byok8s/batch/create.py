@@ -16,7 +16,7 @@ from byok8s.batch.client import ApiError, KubeClient
 from byok8s.batch.ends import Cause
 from byok8s.batch.nodes import quantity
 from byok8s.batch.pace import TokenBucket
-from byok8s.batch.pods import ID
+from byok8s.batch.pods import ID, PodRequest
 from byok8s.batch.waits import Wait
 from byok8s.exceptions import Byok8sError
 
@@ -26,7 +26,10 @@ RETRY_SECONDS = 0.5
 
 
 class Creators:
-    """Turns jobs into pods. `build` makes a job's manifest."""
+    """Turns jobs into pods. `build` makes a job's manifest.
+
+    `never_fits` says of a request why no node can ever have it, None when one may.
+    """
 
     def __init__(
         self,
@@ -37,12 +40,14 @@ class Creators:
         bucket: TokenBucket,
         threads: int,
         max_pods: int,
+        never_fits: Callable[[PodRequest], str | None] = lambda _: None,
     ) -> None:
         self._client = client
         self._book = book
         self._build = build
         self._bucket = bucket
         self._max_pods = max_pods
+        self._never_fits = never_fits
         self._path = f"/api/v1/namespaces/{client.namespace}/pods"
         self._queue: SimpleQueue[Job | None] = SimpleQueue()
         self._parked: deque[Job] = deque()  # a ResourceQuota is full
@@ -82,6 +87,10 @@ class Creators:
 
     def _run(self) -> None:
         while (job := self._queue.get()) is not None:
+            if not job.killed and (lack := self._never_fits(job.request)):
+                self._book.fail(job, Cause.UNSCHEDULABLE, lack)
+                self._book.forget(job)
+                continue
             with self._place():
                 if not (job.killed or self._bucket.take(self._stop)):
                     return  # stopped

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -32,20 +33,27 @@ def quantity(text: str) -> float:
 
 
 class Nodes:
-    """The largest node of each resource, and whether new nodes may come; asked for rarely."""
+    """The largest node of each resource, and whether new nodes may come; asked for rarely.
+
+    Thread-safe.
+    """
 
     def __init__(self, client: KubeClient) -> None:
         self._client = client
+        self._lock = threading.Lock()
         self._asked: float | None = None
         self.largest: Mapping[str, float] = {}  # empty: we may not know
         self.can_grow = True
 
     def refresh(self) -> None:
         """Ask again when the last answer is old. Never raises: who may not look, does not know."""
-        now = time.monotonic()
-        if self._asked is not None and now - self._asked < FRESH_SECONDS:
-            return
-        self._asked = now
+        with self._lock:  # who comes meanwhile waits for the answer
+            now = time.monotonic()
+            if self._asked is None or now - self._asked >= FRESH_SECONDS:
+                self._asked = now
+                self._ask()
+
+    def _ask(self) -> None:
         try:
             items = self._client.call("GET", "/api/v1/nodes", patience=5.0)["items"]
             self.can_grow = _cloud(items) or self._has_autoscaler()
@@ -56,6 +64,12 @@ class Nodes:
             for name, text in node["status"].get("allocatable", {}).items():
                 largest[name] = max(largest.get(name, 0.0), quantity(text))
         self.largest = largest
+
+    def never_fits(self, request: PodRequest) -> str | None:
+        """What of a request neither a node has nor one that may come; None when it may fit."""
+        self.refresh()
+        lack = None if self.can_grow else self.too_large(request)
+        return lack and f"No node is large enough for the pod: {lack}."
 
     def most_memory_mb(self) -> int | None:
         """What one pod can get on the largest node, in MB; None when we may not know."""
@@ -80,10 +94,14 @@ class Nodes:
             "cpu": (request.cpu, "CPUs", 1.0, "threads"),
             "memory": ((request.memory_mb or 0) * 1e6, "MB of memory", 1e6, "mem_mb"),
             "ephemeral-storage": ((request.disk_mb or 0) * 1e6, "MB of disk", 1e6, "disk_mb"),
+            **{
+                name: (count, f"GPUs ({name})", 1.0, "gpu")
+                for name, count in request.placement.devices.items()
+            },
         }
         for name, (amount, unit, scale, option) in wanted.items():
-            most = self.largest.get(name)
-            if most is not None and amount > most:
+            most = self.largest.get(name, 0.0)
+            if self.largest and amount > most:
                 return (
                     f"it asks for {_plain(amount / scale)} {unit} and the largest node has "
                     f"{_plain(most / scale)}; ask for less ({option}) or add a larger node"

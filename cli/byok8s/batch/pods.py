@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from byok8s.batch.placement import ANYWHERE, Placement, place
+from byok8s.batch.strategic import merged
 
 RUN = "byok8s.io/run"
 OWNER = "byok8s.io/owner"
@@ -15,8 +19,12 @@ RULE = "byok8s.io/rule"
 JOB = "byok8s.io/job"
 ATTEMPT = "byok8s.io/attempt"
 ID = "byok8s.io/id"  # an annotation: may be longer than a label
+OUR_PREFIX = "byok8s.io/"  # of labels and annotations
+OUR_LABELS = {"app.kubernetes.io/name": "byok8s", "app.kubernetes.io/managed-by": "byok8s"}
 CONTAINER = "job"
 WORK = "/work"
+TMP = "/tmp"  # noqa: S108
+SECRET_MOUNT = "/var/run/byok8s"  # noqa: S105 (a path)
 UID = 65532  # "nonroot" of the distroless images
 LONGEST_NAME = 63
 DEFAULT_DEADLINE_SECONDS = 7 * 24 * 3600  # so that a pod nobody waits for ends some day
@@ -35,12 +43,7 @@ class RunIdentity:
 
     @property
     def labels(self) -> dict[str, str]:
-        return {
-            "app.kubernetes.io/name": "byok8s",
-            "app.kubernetes.io/managed-by": "byok8s",
-            RUN: self.name,
-            OWNER: label_value(self.owner),
-        }
+        return {**OUR_LABELS, RUN: self.name, OWNER: label_value(self.owner)}
 
     @property
     def selector(self) -> str:
@@ -54,7 +57,8 @@ class PodRequest:
 
     `cpu` in cores; `memory_mb` and `disk_mb` in MB (10^6 bytes), None for no request and no
     limit; without `limit_memory` the memory is requested and not limited; `deadline_seconds`
-    from the pod's start, None for seven days.
+    from the pod's start, None for seven days. `placement` says where it may run and what else
+    it gets there.
     """
 
     id: str
@@ -69,6 +73,7 @@ class PodRequest:
     limit_memory: bool = True
     disk_mb: int | None = None
     deadline_seconds: int | None = None
+    placement: Placement = ANYWHERE
 
 
 def label_value(text: str) -> str:
@@ -109,9 +114,10 @@ def manifest(
     """The pod of a request: one that Pod Security "restricted" admits.
 
     `owner` is the owner reference of the run's ConfigMap, `secret` the name of the Secret that
-    is mounted read-only at `secret_mount`, if there is one.
+    is mounted read-only at `secret_mount`, if there is one. A pod template may have it otherwise,
+    and a placement after that.
     """
-    return {
+    pod: dict[str, Any] = {
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {
@@ -141,15 +147,31 @@ def manifest(
             "volumes": _volumes(request, secret),
         },
     }
+    if request.placement.template:
+        pod = _with_template(pod, request.placement.template)
+    place(pod, pod["spec"]["containers"][0], request.placement)
+    return pod
+
+
+def _with_template(pod: dict[str, Any], template: str) -> dict[str, Any]:
+    """The pod with a template merged in; added init containers get our security context."""
+    result: dict[str, Any] = merged(pod, json.loads(template))
+    ours = pod["spec"]["containers"][0]["securityContext"]
+    for container in result["spec"].get("initContainers", ()):
+        container["securityContext"] = {**ours, **container.get("securityContext", {})}
+    return result
 
 
 def _container(
     request: PodRequest, secret: str | None, secret_mount: str, pull_policy: str
 ) -> dict[str, Any]:
-    mounts = [{"name": "work", "mountPath": WORK}, {"name": "tmp", "mountPath": "/tmp"}]  # noqa: S108
+    mounts: list[dict[str, Any]] = [
+        {"name": "work", "mountPath": WORK},
+        {"name": "tmp", "mountPath": TMP},
+    ]
     if secret:
-        mounts.append({"name": "secret", "mountPath": secret_mount, "readOnly": True})  # type: ignore[dict-item]
-    env = {"HOME": "/tmp", **request.env}  # noqa: S108
+        mounts.append({"name": "secret", "mountPath": secret_mount, "readOnly": True})
+    env = {"HOME": TMP, **request.env}
     return {
         "name": CONTAINER,
         "image": request.image,

@@ -31,14 +31,21 @@ class Steward:
     """Looks after one run from a thread of its own, one tick a second."""
 
     def __init__(
-        self, client: KubeClient, run: RunIdentity, book: Book, watch: PodWatch, creators: Creators
+        self,
+        client: KubeClient,
+        run: RunIdentity,
+        book: Book,
+        watch: PodWatch,
+        creators: Creators,
+        *,
+        nodes: Nodes,
     ) -> None:
         self._client = client
         self._run = run
         self._book = book
         self._watch = watch
         self._creators = creators
-        self.nodes = Nodes(client)
+        self._nodes = nodes
         self._pods = f"/api/v1/namespaces/{client.namespace}/pods"
         self._versions: deque[tuple[float, str]] = deque()  # what was delivered by when
         self._due: dict[str, float] = {}
@@ -123,14 +130,10 @@ class Steward:
         jobs = [j for j in self._book.waiting() if j.wait and j.wait.limit == "unschedulable"]
         if not jobs:
             return
-        self.nodes.refresh()
-        if self.nodes.can_grow:
-            return
         for job in jobs:
-            lack = self.nodes.too_large(job.request)
+            lack = self._nodes.never_fits(job.request)
             if lack:
-                message = f"No node is large enough for the pod: {lack}."
-                self._book.await_something(job, Wait(Cause.UNSCHEDULABLE, message, "too_large"))
+                self._book.await_something(job, Wait(Cause.UNSCHEDULABLE, lack, "too_large"))
 
     def _give_up(self) -> None:
         if not self._watch.connected:  # what we know may be old

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -13,8 +14,9 @@ from byok8s.batch.book import Book, Job
 from byok8s.batch.client import ApiError, KubeClient
 from byok8s.batch.create import Creators
 from byok8s.batch.ends import Update
+from byok8s.batch.nodes import Nodes
 from byok8s.batch.pace import TokenBucket
-from byok8s.batch.pods import CONTAINER, PodRequest, RunIdentity, manifest
+from byok8s.batch.pods import CONTAINER, SECRET_MOUNT, PodRequest, RunIdentity, manifest
 from byok8s.batch.record import RunRecord
 from byok8s.batch.steward import Steward
 from byok8s.batch.waits import Limits
@@ -39,7 +41,7 @@ class BatchSystem:
         run: RunIdentity,
         *,
         secret_files: Mapping[str, str] | None = None,
-        secret_mount: str = "/var/run/byok8s",  # noqa: S107
+        secret_mount: str = SECRET_MOUNT,
         image_pull_policy: str = "IfNotPresent",
         rate: float = 20.0,
         burst: int = 20,
@@ -65,19 +67,25 @@ class BatchSystem:
             self._book.on_event,
             reconcile=reconcile_seconds,
         )
+        self._nodes = Nodes(client)
         self._creators = Creators(
             client,
             self._book,
             self._build,
+            never_fits=self._nodes.never_fits,
             bucket=TokenBucket(rate, burst),
             threads=threads,
             max_pods=max_pods,
         )
-        self._steward = Steward(client, run, self._book, self._watch, self._creators)
+        self._steward = Steward(
+            client, run, self._book, self._watch, self._creators, nodes=self._nodes
+        )
         self._book.on_room = self._creators.unpark
 
     def start(self) -> None:
         """Make the run's ConfigMap and Secret and begin to watch. Raises ApiError."""
+        # the first pod is compared with the nodes; by then the answer is there
+        threading.Thread(target=self._nodes.refresh, name="byok8s-nodes", daemon=True).start()
         self._record.create(self._secret_files)
         self._watch.start()
         self._creators.start()
@@ -87,7 +95,8 @@ class BatchSystem:
         """Have a job run; returns at once, what becomes of it comes as updates.
 
         An attempt is issued once: one more try of a job has a new `attempt`. Raises ValueError
-        when the job has not ended or the attempt's pod is still there.
+        when the job has not ended or the attempt's pod is still there. What no node can ever
+        have, fails without a pod.
         """
         job = self._book.add(request)
         if job is not None:
@@ -142,7 +151,7 @@ class BatchSystem:
 
     def most_memory_mb(self) -> int | None:
         """What one pod can get on the largest node, in MB; None when that cannot be known."""
-        return self._steward.nodes.most_memory_mb()
+        return self._nodes.most_memory_mb()
 
     def refresh_secret(self, files: Mapping[str, str]) -> None:
         """Replace the Secret's files; running pods see them within about a minute."""

@@ -194,3 +194,28 @@ def test_a_quota_is_full_when_the_pod_would_fit_an_empty_one(message: str, full:
 )
 def test_quantities(text: str, number: float):
     assert quantity(text) == pytest.approx(number)
+
+
+def test_toil_case_4_what_no_node_has_fails_without_a_pod(api: Api, book: Book, client: KubeClient):
+    api.answer = lambda _: Says()
+    made = Creators(
+        client,
+        book,
+        lambda job: {"metadata": {"name": job.pod}},
+        bucket=TokenBucket(0, 1),
+        threads=1,
+        max_pods=3000,
+        never_fits=lambda request: "No node is large enough." if request.cpu > 100 else None,
+    )
+    made.start()
+    large = book.add(PodRequest("large", image="x", command=("true",), cpu=2000))
+    small = book.add(PodRequest("small", image="x", command=("true",)))
+    assert large and small
+    made.put(large)
+    made.put(small)
+    told = next_news(book)
+    assert (told.id, told.state, told.cause) == ("large", "failed", Cause.UNSCHEDULABLE)
+    until(lambda: book.live_pods() == 1)
+    made.stop(1)
+    assert [asked.body["metadata"]["name"] for asked in api.asked] == [small.pod]
+    assert book.issued() == ["small"]

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from byok8s.batch import KubeClient
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from byok8s.batch import KubeClient, PodRequest
 from byok8s.batch.nodes import Nodes
+from byok8s.batch.placement import Placement
 from support.fakeapi import Api, Asked, Says, refusal
 
 
@@ -29,3 +34,79 @@ def test_a_pod_gets_the_largest_nodes_memory_less_what_other_pods_need(
 def test_who_may_not_look_at_nodes_knows_nothing(api: Api, client: KubeClient):
     api.answer = lambda _: refusal(403, "Forbidden", "nodes is forbidden")
     assert Nodes(client).most_memory_mb() is None
+
+
+def cluster(*nodes: dict[str, Any], groups: tuple[str, ...] = (), autoscaler: bool = False) -> Any:
+    """An API server with these nodes and API groups, and perhaps a Cluster Autoscaler."""
+
+    def answer(asked: Asked) -> Says:
+        if asked.path == "/api/v1/nodes":
+            return Says({"items": nodes})
+        if asked.path == "/apis":
+            return Says({"groups": [{"name": name} for name in groups]})
+        return Says() if autoscaler else refusal(404, "NotFound", "not found")
+
+    return answer
+
+
+def large(provider: str = "", **devices: str) -> dict[str, Any]:
+    amounts = {"cpu": "64", "memory": "256Gi", "ephemeral-storage": "1Ti", **devices}
+    return {"spec": {"providerID": provider}, "status": {"allocatable": amounts}}
+
+
+def asks(**amounts: Any) -> PodRequest:
+    return PodRequest("a", image="x", command=("true",), **amounts)
+
+
+TOO_MUCH = [
+    (asks(cpu=2000), "it asks for 2000 CPUs and the largest node has 64; ask for less (threads)"),
+    (asks(memory_mb=5_000_000), "it asks for 5000000 MB of memory and the largest node has 274878"),
+    (asks(disk_mb=2_000_000), "it asks for 2000000 MB of disk and the largest node has 1099512"),
+    (
+        asks(placement=Placement(gpus=1)),
+        "it asks for 1 GPUs (nvidia.com/gpu) and the largest node has 0; ask for less (gpu)",
+    ),
+    (asks(placement=Placement(gpus=3, gpu_manufacturer="amd")), "the largest node has 2"),
+]
+
+
+@pytest.mark.parametrize(("request_", "words"), TOO_MUCH)
+def test_toil_case_4_what_no_node_has_is_refused(
+    api: Api, client: KubeClient, request_: PodRequest, words: str
+):
+    api.answer = cluster(large(), large(**{"amd.com/gpu": "2"}))
+    told = Nodes(client).never_fits(request_)
+    assert told and told.startswith("No node is large enough for the pod: ") and words in told
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        cluster(large("aws:///eu-west-1a/i-1")),
+        cluster(large(), groups=("karpenter.sh",)),
+        cluster(large(), autoscaler=True),
+        cluster(),
+        lambda _: refusal(403, "Forbidden", "nodes is forbidden"),
+    ],
+)
+def test_where_nodes_may_come_or_are_not_known_nothing_is_refused(
+    api: Api, client: KubeClient, answer: Any
+):
+    api.answer = answer
+    for request_, _ in TOO_MUCH:
+        assert Nodes(client).never_fits(request_) is None
+
+
+def test_what_one_node_has_is_not_refused(api: Api, client: KubeClient):
+    api.answer = cluster(large(**{"nvidia.com/gpu": "8"}))
+    request_ = asks(cpu=60, memory_mb=200_000, placement=Placement(gpus=8))
+    assert Nodes(client).never_fits(request_) is None
+
+
+def test_the_nodes_are_asked_for_once_however_many_want_to_know(api: Api, client: KubeClient):
+    api.answer = cluster(large())
+    nodes = Nodes(client)
+    with ThreadPoolExecutor(8) as pool:
+        told = list(pool.map(lambda _: nodes.never_fits(asks(cpu=100)), range(8)))
+    assert all(told)
+    assert len(api.asked) == 3

@@ -146,3 +146,14 @@ def test_autoscalers_leave_the_pod_alone():
     annotations = pod()["metadata"]["annotations"]
     assert annotations["cluster-autoscaler.kubernetes.io/safe-to-evict"] == "false"
     assert annotations["karpenter.sh/do-not-disrupt"] == "true"
+
+
+def test_toil_case_13_a_long_owner_can_be_found():
+    owner = "Jane_Doe" + "x" * 40
+    labels = RunIdentity("alpha", owner).labels
+    assert labels["byok8s.io/owner"] == owner and len(owner) <= 63
+    longer = RunIdentity("alpha", f"{owner}{owner}@example.org").labels["byok8s.io/owner"]
+    assert re.fullmatch(r"Jane_Doex{40}Jane_D-[0-9a-f]{8}", longer)
+    assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,61}[A-Za-z0-9]", longer)
+    name = pod_name(RUN.name, replace(REQUEST, rule=owner))
+    assert re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", name)
