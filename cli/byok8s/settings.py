@@ -6,7 +6,7 @@ import ipaddress
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -91,6 +91,40 @@ class KubeSettings:
 
 
 @dataclass(frozen=True)
+class PlacementSettings:
+    """Where the pods of a run may run, in the words of its options (docs/placement.md)."""
+
+    spot: str | None = None
+    node_selector: tuple[str, ...] = ()
+    node_preference: tuple[str, ...] = ()
+    toleration: tuple[str, ...] = ()
+    priority_class: str | None = None
+    kueue_queue: str | None = None
+    runtime_class: str | None = None
+    service_account: str | None = None
+    image_pull_secret: tuple[str, ...] = ()
+    volume: tuple[str, ...] = ()
+    pod_template: Path | None = None
+    allow_privileged: bool = False
+
+    @property
+    def wishes(self) -> dict[str, str]:
+        """What was said of the pods, by the names that rules use in `resources:` as well."""
+        said = {
+            field.name: value
+            for field in fields(self)
+            if field.name not in ("pod_template", "allow_privileged")
+            and (value := getattr(self, field.name))
+        }
+        return {k: ",".join(v) if isinstance(v, tuple) else v for k, v in said.items()}
+
+    @staticmethod
+    def option(name: str) -> str:
+        """The option behind a field."""
+        return "--queue" if name == "kueue_queue" else f"--{name.replace('_', '-')}"
+
+
+@dataclass(frozen=True)
 class RunSettings:
     """Everything that `byok8s run` was told on its command line and by the environment.
 
@@ -114,6 +148,8 @@ class RunSettings:
     keep_going: bool = False
     overrides: Mapping[str, Any] = field(default_factory=dict)  # --param
     download: bool = False
+    owner: str | None = None  # None: the user's name
+    placement: PlacementSettings = field(default_factory=PlacementSettings)
     local: bool = False
     debug: bool = False
 
@@ -129,6 +165,11 @@ class RunSettings:
                 f"'{self.image}' is not an image reference; write it as REGISTRY/NAME:TAG, "
                 "for example --image=ghcr.io/lab/byok8s-worker:1.0.0."
             )
+        if self.owner is not None and not re.search(r"[A-Za-z0-9]", self.owner):
+            raise SettingsError(
+                f"--owner is '{self.owner}', of which nothing can stand in a label; it needs a "
+                "letter from a to z or a digit."
+            )
         if self.local:
             self._refuse_cluster_options()
         elif self.location is None:
@@ -143,6 +184,11 @@ class RunSettings:
             "--context": self.kube.context,
             "--kubeconfig": self.kube.kubeconfig,
             "--image": self.image,
+            "--owner": self.owner,
+            **{
+                PlacementSettings.option(each.name): getattr(self.placement, each.name) or None
+                for each in fields(self.placement)
+            },
         }
         for option, value in told.items():
             if value is not None:

@@ -11,7 +11,7 @@ import click
 import pytest
 from byok8s.command.root import root
 from byok8s.command.run import run
-from byok8s.settings import KubeSettings, RunSettings, S3Location
+from byok8s.settings import KubeSettings, PlacementSettings, RunSettings, S3Location
 from click.testing import CliRunner, Result
 
 FILES = ("workflow-alpha", "params-blue")
@@ -87,6 +87,25 @@ OPTIONS: list[tuple[tuple[str, ...], dict[str, Any]]] = [
     (("--param=a=1", "--param=a=null"), {"overrides": {"a": None}}),
     (("--download",), {"download": True}),
     (("--local",), {"local": True}),
+    (("--owner=jane",), {"owner": "jane"}),
+    (("--owner=", "--spot=", "--toleration=", "--pod-template="), {}),
+    *(
+        (words, {"placement": PlacementSettings(**fields)})
+        for words, fields in (
+            (("--spot=prefer",), {"spot": "prefer"}),
+            (("--node-selector=a=b", "--node-selector=c"), {"node_selector": ("a=b", "c")}),
+            (("--node-preference=a=b:5",), {"node_preference": ("a=b:5",)}),
+            (("--toleration=a", "--toleration=b=c"), {"toleration": ("a", "b=c")}),
+            (("--priority-class=high",), {"priority_class": "high"}),
+            (("--queue=lab",), {"kueue_queue": "lab"}),
+            (("--runtime-class=gvisor",), {"runtime_class": "gvisor"}),
+            (("--service-account=reader",), {"service_account": "reader"}),
+            (("--image-pull-secret=a",), {"image_pull_secret": ("a",)}),
+            (("--volume=pvc:a:/b",), {"volume": ("pvc:a:/b",)}),
+            (("--pod-template=t.yaml",), {"pod_template": Path("t.yaml")}),
+            (("--allow-privileged",), {"allow_privileged": True}),
+        )
+    ),
     (("--debug",), {"debug": True}),
 ]
 
@@ -119,6 +138,23 @@ ENVIRONMENT: list[tuple[dict[str, str], dict[str, Any]]] = [
         {"AWS_ENDPOINT_URL_S3": "", "AWS_ENDPOINT_URL": "http://y:1"},
         {"endpoint_url": "http://y:1"},
     ),
+    ({"BYOK8S_OWNER": "jane"}, {"owner": "jane"}),
+    *(
+        ({f"BYOK8S_{name}": text}, {"placement": PlacementSettings(**fields)})
+        for name, text, fields in (
+            ("SPOT", "never", {"spot": "never"}),
+            ("NODE_SELECTOR", "a=b c=d", {"node_selector": ("a=b", "c=d")}),
+            ("NODE_PREFERENCE", "a=b", {"node_preference": ("a=b",)}),
+            ("TOLERATION", "a b", {"toleration": ("a", "b")}),
+            ("PRIORITY_CLASS", "high", {"priority_class": "high"}),
+            ("QUEUE", "lab", {"kueue_queue": "lab"}),
+            ("RUNTIME_CLASS", "gvisor", {"runtime_class": "gvisor"}),
+            ("SERVICE_ACCOUNT", "reader", {"service_account": "reader"}),
+            ("IMAGE_PULL_SECRET", "a b", {"image_pull_secret": ("a", "b")}),
+            ("VOLUME", "pvc:a:/b", {"volume": ("pvc:a:/b",)}),
+            ("POD_TEMPLATE", "t.yaml", {"pod_template": Path("t.yaml")}),
+        )
+    ),
     ({"AWS_REGION": "a"}, {"region": "a"}),
     ({"AWS_DEFAULT_REGION": "a"}, {"region": "a"}),
     ({"AWS_REGION": "a", "AWS_DEFAULT_REGION": "b"}, {"region": "a"}),
@@ -148,8 +184,12 @@ def test_an_option_comes_before_its_variable(core: Core) -> None:
     )
 
 
-def test_the_variable_for_the_image_does_not_stand_in_the_way_of_local(core: Core) -> None:
-    assert settings_of(core, "--local", BYOK8S_IMAGE="lab/worker:1").image is None
+def test_variables_for_runs_on_a_cluster_do_not_stand_in_the_way_of_local(core: Core) -> None:
+    local = settings_of(
+        core, "--local", BYOK8S_IMAGE="lab/worker:1", BYOK8S_SPOT="never", BYOK8S_OWNER="jane",
+        BYOK8S_TOLERATION="a b",
+    )  # fmt: skip
+    assert (local.image, local.owner, local.placement) == (None, None, PlacementSettings())
     assert settings_of(core, *BUCKET, BYOK8S_IMAGE="lab/worker:1").image == "lab/worker:1"
 
 
@@ -181,6 +221,10 @@ def test_local_without_a_bucket_also_where_a_variable_names_one(core: Core) -> N
         ((*FILES, "", *BUCKET), "A TARGET is empty"),
         ((*FILES, *BUCKET, "--param", "x"), "--param 'x' must be KEY=VALUE"),
         ((*FILES, *BUCKET, "--local", "--context", "c"), "so --context cannot apply"),
+        ((*FILES, *BUCKET, "--local", "--queue", "q"), "so --queue cannot apply"),
+        ((*FILES, *BUCKET, "--local", "--node-selector", "a"), "so --node-selector cannot apply"),
+        ((*FILES, *BUCKET, "--local", "--allow-privileged"), "so --allow-privileged cannot apply"),
+        ((*FILES, *BUCKET, "--owner", "ü"), "--owner is 'ü', of which nothing can stand in a"),
         ((*FILES, *BUCKET, "--no-such"), "No such option"),
     ],
 )
@@ -201,7 +245,14 @@ def test_help_shows_every_option_in_a_section_with_examples() -> None:
         if isinstance(parameter, click.Option):
             assert parameter.help
             assert parameter.opts[0] in result.stdout
-    for title in ("What to run:", "Where the files are:", "Which cluster:", "How:", "Examples:"):
+    for title in (
+        "What to run:",
+        "Where the files are:",
+        "Which cluster:",
+        "Where the pods run:",
+        "How:",
+        "Examples:",
+    ):
         assert f"\n{title}\n" in result.stdout
     assert "Options:" not in result.stdout.partition("\n")[2]
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 from click.core import ParameterSource
 
+from byok8s.command.placement import placement_options, placement_settings
 from byok8s.command.sections import SectionedCommand, section
 from byok8s.settings import KubeSettings, RunSettings, S3Location
 
@@ -15,6 +17,7 @@ Examples:
   byok8s workflow-alpha params-blue -b mybucket
   byok8s workflow-alpha params-blue -b mybucket/project --dry-run
   byok8s workflow-alpha params-blue alpha.txt -b mybucket -j 50 --param name=green
+  byok8s workflow-alpha params-blue -b mybucket --spot prefer --node-selector disk=ssd
   byok8s workflow-alpha params-blue --local
 """
 
@@ -95,6 +98,8 @@ Examples:
     help="No cluster: jobs run on this machine, on the same bucket or, without one, on the "
     "files here.",
 )
+@section("Where the pods run")
+@placement_options
 @section("How")
 @click.option("--jobs", "-j", metavar="N", type=click.IntRange(min=1), help="Pods at once.")
 @click.option(
@@ -140,6 +145,8 @@ def run(
     wait_limits: tuple[str, ...],
     keep_going: bool,
     debug: bool,
+    owner: str | None,
+    **placing: Any,
 ) -> None:
     """Run a Snakemake workflow in pods of a Kubernetes cluster, with its files in S3.
 
@@ -152,9 +159,9 @@ def run(
     from byok8s.run.story import run_workflow
     from byok8s.run.wait_limits import parse_wait_limit
 
-    source = click.get_current_context().get_parameter_source("image")
-    if local and source is ParameterSource.ENVIRONMENT:
-        image = None  # set for runs on a cluster
+    if local:  # variables are set for runs on a cluster
+        image, owner = _unless_variable("image", image), _unless_variable("owner", owner)
+        placing = {name: _unless_variable(name, value) for name, value in placing.items()}
     # An empty value, as from an unset variable in a script, counts as not given.
     settings = RunSettings(
         workflow=workflow,
@@ -176,7 +183,15 @@ def run(
         keep_going=keep_going,
         overrides=dict(parse_param(text) for text in overrides),
         download=download,
+        owner=owner or None,
+        placement=placement_settings(placing),
         local=local,
         debug=debug,
     )
     run_workflow(settings, reporter())
+
+
+def _unless_variable(name: str, value: Any) -> Any:
+    """A parameter's value; None when it comes from an environment variable."""
+    source = click.get_current_context().get_parameter_source(name)
+    return None if source is ParameterSource.ENVIRONMENT else value

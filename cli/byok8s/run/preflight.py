@@ -13,6 +13,7 @@ from functools import partial
 from threading import Thread
 from typing import TYPE_CHECKING, TypeVar
 
+from byok8s.batch.placement import ANYWHERE, Placement
 from byok8s.cluster import ClusterInfo, find_by_context
 from byok8s.exceptions import (
     ClusterError,
@@ -20,6 +21,7 @@ from byok8s.exceptions import (
     StorageError,
 )
 from byok8s.run.lookup import WorkflowFiles, look_up
+from byok8s.run.placement import read_placement, rehearse
 from byok8s.run.problems import Problems
 from byok8s.settings import (
     WORKER_IMAGE,
@@ -56,6 +58,7 @@ class Ready:
     image: str = ""  # of the workers; empty with --local
     s3: S3Settings | None = None  # None with --local and without a bucket
     account: Account | None = None  # the same
+    placement: Placement = ANYWHERE  # of the pods, unless a rule says otherwise
 
 
 def preflight(settings: RunSettings) -> Ready:
@@ -70,14 +73,22 @@ def preflight(settings: RunSettings) -> Ready:
     # Without its context a cluster that brings its own S3 server cannot be told from another one.
     known = access or settings.local or settings.endpoint_url
     storage = _start(lambda: _check_storage(settings, cluster) if known else None)
-    client = _start(lambda: _check_cluster(access, cluster)) if access else None
+    placement = problems.of(lambda: read_placement(settings.placement))
+    image = settings.image or (cluster and cluster.worker_image) or WORKER_IMAGE
+
+    def checked_client(access: Access) -> KubeClient:
+        client = _check_cluster(access, cluster)
+        rehearse(client, placement or ANYWHERE, image)
+        return client
+
+    client = _start(lambda: checked_client(access)) if access else None
     files = problems.of(lambda: look_up(settings))
     ready_client = problems.of(client.result) if client else None
     s3, account = problems.of(storage.result) or (None, None)
     problems.tell()
     assert files  # or it was told
-    image = settings.image or (cluster and cluster.worker_image) or WORKER_IMAGE
-    return Ready(files, ready_client, cluster, "" if settings.local else image, s3, account)
+    image = "" if settings.local else image
+    return Ready(files, ready_client, cluster, image, s3, account, placement or ANYWHERE)
 
 
 def _start(function: Callable[[], T]) -> Future[T]:

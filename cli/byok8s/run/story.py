@@ -135,7 +135,7 @@ def _session(
     account = ready.account
     return Session(
         client=ready.client,
-        run=RunIdentity(name=run_name(ready.files.workflow.stem), owner=_owner()),
+        run=RunIdentity(name=run_name(ready.files.workflow.stem), owner=settings.owner or _owner()),
         s3=bucket.s3,
         objects=bucket.objects,
         credentials=lambda: account.current().as_ini(),
@@ -145,6 +145,7 @@ def _session(
         configfile=plan.configfile,
         inputs=bucket.inputs,
         leader=bucket.leader,
+        placement=ready.placement,
         limits=Limits(**settings.wait_limits),
     )
 

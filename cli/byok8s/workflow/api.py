@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from byok8s.exceptions import Byok8sError, SettingsError, WorkflowFailed
 from byok8s.workflow.events import EventHandler, Listener
+from byok8s.workflow.resources import check_rules
 
 if TYPE_CHECKING:
     from byok8s.workflow.globbing import BucketGlob
@@ -159,6 +160,8 @@ def _parsed_workflow(workflow_api: Any, plan: Plan, parts: Parts) -> Any:
     workflow.check()
     if not list(workflow.rules):
         raise SettingsError(f"The Snakefile '{plan.snakefile}' has no rules; add at least one.")
+    if parts.session is not None:
+        check_rules(workflow.rules, parts.session.placement)
     if parts.glob is not None:
         parts.glob.write_record()
     _replace_persistence(workflow, parts.records)

@@ -20,6 +20,7 @@ from snakemake_interface_executor_plugins.utils import format_cli_arg
 from byok8s.worker.spec import JOB_VARIABLE, S3_VARIABLE, JobSpec, Result
 from byok8s.workflow.events import JobFailure, JobName
 from byok8s.workflow.lean import lean_command
+from byok8s.workflow.resources import placement_of
 
 if TYPE_CHECKING:
     from byok8s.batch import PodRequest, Update
@@ -174,6 +175,7 @@ class Executor(RealExecutor):
             limit_memory=memory is not None,
             disk_mb=_whole(resources.get("disk_mb")),
             deadline_seconds=None if runtime is None else runtime * 60,
+            placement=placement_of(job, session.placement),
         )
 
     def _follow_updates(self) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from byok8s.batch.placement import ANYWHERE, Placement
 from byok8s.progress import file_size
 from byok8s.settings import S3Settings
 from byok8s.storage.inventory import OURS
@@ -48,6 +49,7 @@ class Session:
     configfile: Path
     inputs: LocalInputs
     leader: Lead
+    placement: Placement = ANYWHERE  # unless a rule says otherwise
     glob: BucketGlob | None = None
     limits: Limits | None = None  # of waiting; None: the batch system's own
     on_open: Callable[[], None] = lambda: None

@@ -1,0 +1,37 @@
+"""Reads from a rule's `resources:` where its jobs may run; docs/placement.md has the names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from byok8s.batch.placement import Placement
+from byok8s.batch.placement_text import NAMES, override
+
+
+def placement_of(job: Any, defaults: Placement) -> Placement:
+    """Where a job or a group may run, from the run's defaults. Raises SettingsError."""
+    rules = sorted(set(job.rules)) if job.is_group() else [job.rule.name]
+    return _placed({name: job.resources.get(name) for name in NAMES}, "+".join(rules), defaults)
+
+
+def check_rules(rules: Iterable[Any], defaults: Placement) -> None:
+    """Find what is wrong in rules before any job is known; functions are asked later, by job.
+
+    Raises SettingsError.
+    """
+    for rule in rules:
+        told = {name: rule.resources.get(name) for name in NAMES}
+        known = {name: found.value for name, found in told.items() if not found.is_evaluable()}
+        _placed(known, rule.name, defaults)
+
+
+def _placed(said: Mapping[str, Any], rule: str, defaults: Placement) -> Placement:
+    from snakemake.common.tbdstring import TBDString
+
+    wishes = {
+        name: value
+        for name, value in said.items()
+        if value is not None and not isinstance(value, TBDString)
+    }
+    return override(defaults, wishes, lambda name: f"The resource {name} of rule '{rule}'")
