@@ -8,6 +8,8 @@ from collections.abc import Iterator
 import pytest
 from byok8s.workflow import persistence
 from byok8s.workflow.persistence import RecordLog
+from byok8s.workflow.records import BucketSegments
+from support.memory import MemoryBucket
 
 
 class Segments:
@@ -123,3 +125,22 @@ def test_what_could_not_be_written_at_all_is_told() -> None:
     log.put("a", {"rule": "x"})
     log.close()
     assert "no answer" in str(log.problem)
+
+
+def test_segments_in_a_bucket_are_read_oldest_first_and_compacted() -> None:
+    bucket = MemoryBucket()
+    first = BucketSegments(bucket.objects, "pre/.byok8s/metadata/")
+    for number in range(3):
+        first.write(number, f"first {number}\n")
+    first.write(2, "first, the last\n")
+    second = BucketSegments(bucket.objects, "pre/.byok8s/metadata/")
+    second.write(0, "second\n")
+    third = BucketSegments(bucket.objects, "pre/.byok8s/metadata/")
+    told = ["first 0\n", "first 1\n", "first, the last\n", "second\n"]
+    assert list(third.read()) == told
+    third.write(0, "third\n")
+    third.compact("all\n")
+    assert list(BucketSegments(bucket.objects, "pre/.byok8s/metadata/").read()) == [
+        "third\n",
+        "all\n",
+    ]

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from byok8s.exceptions import Interrupted, SettingsError, StorageError, WorkflowFailed
 from byok8s.progress import Reporter, elapsed, file_size
+from byok8s.run.ahead import load_ahead
 from byok8s.run.display import Display
 from byok8s.run.interrupts import Interrupts
 from byok8s.run.preflight import Ready, preflight
@@ -39,8 +40,10 @@ def run_workflow(settings: RunSettings, report: Reporter) -> None:
     when jobs failed, Interrupted after a signal; what the run made in the cluster is gone then.
     """
     began = time.monotonic()
+    wait_until_loaded = load_ahead()
     with report.step("Checking the files, the cluster and the bucket"):
         ready = preflight(settings)
+        wait_until_loaded()
     display = Display(dry_run=settings.dry_run)
     display.note(_headline(settings, ready))
     with _one_run_at_a_time(), _aws_environment(ready):

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from byok8s.storage.objects import Objects
+from byok8s.worker.transfer import in_parallel
 
 
 class BucketSegments:
@@ -21,8 +22,8 @@ class BucketSegments:
 
     def read(self) -> Iterator[str]:
         """The texts of all segments, oldest first."""
-        for key in sorted(self._objects.list(self._folder)):
-            data = self._objects.get_bytes(key)
+        keys = sorted(self._objects.list(self._folder))
+        for key, data in zip(keys, in_parallel(self._objects.get_bytes, keys), strict=True):
             if data is not None:
                 self._read.append(key)
                 yield data.decode(errors="replace")

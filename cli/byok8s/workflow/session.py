@@ -95,10 +95,10 @@ class Session:
     def open(self, workflow: Any, envvars: Mapping[str, str]) -> None:
         """Upload the sources and make the run's objects in the cluster; before the first pod."""
         import json
+        from concurrent.futures import ThreadPoolExecutor
 
         from byok8s.batch import BatchSystem
 
-        self._upload_sources(workflow)
         files = {Path(CREDENTIALS_FILE).name: self.credentials()}
         if envvars:
             files[Path(ENVIRONMENT_FILE).name] = json.dumps(dict(envvars))
@@ -111,7 +111,10 @@ class Session:
         )
         self._opened = True
         self.on_open()
-        self.batch.start()
+        with ThreadPoolExecutor(1, "byok8s-sources") as pool:
+            uploaded = pool.submit(self._upload_sources, workflow)
+            self.batch.start()
+            uploaded.result()
         threading.Thread(
             target=self._refresh_credentials, args=(files,), name="byok8s-keys", daemon=True
         ).start()
