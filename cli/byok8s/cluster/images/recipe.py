@@ -33,6 +33,7 @@ _CODE = (
     "byok8s/storage",
     "byok8s/worker",
     "byok8s/workflow",
+    "snakemake_scheduler_plugin_byok8s",  # named on the command line that pods get
     "snakemake_storage_plugin_byok8s",
 )
 
