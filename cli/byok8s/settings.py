@@ -19,6 +19,8 @@ WORKER_IMAGE = f"byok8s/worker:{__version__}"
 
 # https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+_STORAGE_CLASS = re.compile(r"[A-Z0-9_]+")
+_ARCHIVES = ("GLACIER", "DEEP_ARCHIVE")  # take minutes to hours to be read again
 # A DNS label (RFC 1123), as Kubernetes wants it for a namespace
 _NAMESPACE = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 # [HOST[:PORT]/]NAME[/NAME]...[:TAG][@DIGEST], as in the distribution project's reference grammar
@@ -65,12 +67,57 @@ class S3Location:
 
 
 @dataclass(frozen=True)
+class S3Options:
+    """How the S3 server is spoken to, and how objects are kept there.
+
+    Raises SettingsError when values are impossible, alone or together.
+    """
+
+    addressing: str | None = None  # "path" or "virtual"; None: the AWS config file's, else "path"
+    sse: str | None = None  # server-side encryption: AES256, aws:kms or aws:kms:dsse
+    sse_kms_key_id: str | None = None
+    storage_class: str | None = None  # of what jobs store
+    requester_pays: bool = False
+
+    def __post_init__(self) -> None:
+        if self.sse_kms_key_id and not (self.sse or "").startswith("aws:kms"):
+            raise SettingsError(
+                "--s3-sse-kms-key-id names a key of KMS; add --s3-sse=aws:kms, which uses one."
+            )
+        if self.storage_class is not None and not _STORAGE_CLASS.fullmatch(self.storage_class):
+            raise SettingsError(
+                f"'{self.storage_class}' is not a storage class; write it as S3 does, "
+                "for example --s3-storage-class=STANDARD_IA."
+            )
+        if self.storage_class in _ARCHIVES:
+            raise SettingsError(
+                f"Objects of the storage class {self.storage_class} cannot be read at once, as "
+                "the next rule must; take another, and move results by a lifecycle rule of the "
+                "bucket."
+            )
+
+    def for_obstore(self) -> dict[str, Any]:
+        """What of it obstore has settings for."""
+        found: dict[str, Any] = {}
+        if self.sse:
+            found["server_side_encryption"] = self.sse
+        if self.sse_kms_key_id:
+            found["sse_kms_key_id"] = self.sse_kms_key_id
+        if self.requester_pays:
+            found["request_payer"] = True
+        return found
+
+
+@dataclass(frozen=True)
 class S3Settings:
     """Where the S3 server is. Credentials are never part of settings."""
 
     location: S3Location
     endpoint_url: str | None = None  # None: AWS
     region: str | None = None
+    options: S3Options = field(default_factory=S3Options)
+    ca_file: Path | None = None  # certificates to trust beside the system's
+    md5_etags: bool = True  # False where an ETag was seen that is no MD5, as under KMS
 
 
 @dataclass(frozen=True)
@@ -138,6 +185,7 @@ class RunSettings:
     location: S3Location | None = None  # None only with local
     endpoint_url: str | None = None
     region: str | None = None
+    s3: S3Options = field(default_factory=S3Options)
     kube: KubeSettings = field(default_factory=KubeSettings)
     dry_run: bool = False
     force: bool = False

@@ -7,23 +7,41 @@ import hashlib
 import json
 import logging
 import os
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
 from byok8s.cluster import S3Server
-from byok8s.worker.s3 import ObjectMissing, TransferError, open_store
-from byok8s.worker.spec import FACTS_VARIABLE, S3_VARIABLE, STORED_VARIABLE
+from byok8s.storage.objects import Objects
+from byok8s.worker import lean
+from byok8s.worker.s3 import ObjectMissing, TransferError, open_bucket, open_store
+from byok8s.worker.spec import (
+    FACTS_VARIABLE,
+    S3_VARIABLE,
+    STORED_VARIABLE,
+    Bucket,
+    Command,
+    File,
+)
 from byok8s.worker.transfer import MARKER, PART, Transfers
 from byok8s.workflow.inputs import LocalInputs
-from byok8s.workflow.storage import Lead, StorageObject, StorageProvider, lead
+from byok8s.workflow.storage import (
+    Lead,
+    StorageObject,
+    StorageProvider,
+    StorageProviderSettings,
+    lead,
+)
 from snakemake_interface_common.exceptions import WorkflowError
 from snakemake_interface_storage_plugins.tests import TestStorageBase
+from support.project import BYOK8S
 from support.s3proxy import Fault, S3Proxy
 from support.s3server import find_versitygw, s3_server
 
@@ -95,7 +113,7 @@ def provider(proxy: S3Proxy, tmp_path: Path) -> StorageProvider:
 @pytest.fixture
 def leading(proxy: S3Proxy, bucket: str, tmp_path: Path) -> Iterator[StorageProvider]:
     """A provider in a process that leads a run below s3://BUCKET/run."""
-    lead(Lead(bucket, "run", open_store))
+    lead(Lead(bucket, "run", lambda name: Objects(open_store(name))))
     yield StorageProvider(tmp_path / "local", logging.getLogger("test"))
     lead(None)
 
@@ -224,7 +242,7 @@ class TestTransfers:
         first, second = os.urandom(3 * PART), os.urandom(3 * PART)
         transfers.put_file("k", write(tmp_path / "a", first))
         write(tmp_path / "a", second)
-        original, done = transfers._get_parts, []
+        original, done = transfers._downloads._ranges, []
 
         def replaced_meanwhile(*args: Any) -> str:
             if not done:
@@ -232,7 +250,7 @@ class TestTransfers:
                 Transfers(open_store(transfers.bucket)).put_file("k", tmp_path / "a")
             return original(*args)
 
-        transfers._get_parts = replaced_meanwhile  # type: ignore[method-assign]
+        transfers._downloads._ranges = replaced_meanwhile  # type: ignore[method-assign]
         transfers.get_file("k", tmp_path / "b")
         assert (tmp_path / "b").read_bytes() == second
 
@@ -285,6 +303,273 @@ class TestTransfers:
         transfers.store = Slow()  # type: ignore[assignment]
         with pytest.raises(TransferError, match=r"changed while it was written"):
             transfers.put_file("k", path)
+
+
+class TestVerification:
+    """Of objects that others have stored, and where ETags tell nothing."""
+
+    MIB = 1024 * 1024
+
+    def store(self, client: Any, bucket: str, data: bytes, part: int | None) -> None:
+        """As another program does: whole, or in parts of this many bytes."""
+        if part is None:
+            client.put_object(Bucket=bucket, Key="k", Body=data)
+            return
+        where = {"Bucket": bucket, "Key": "k"}
+        upload = client.create_multipart_upload(**where)["UploadId"]
+        parts = []
+        for number, start in enumerate(range(0, len(data), part), 1):
+            body = data[start : start + part]
+            told = client.upload_part(**where, UploadId=upload, PartNumber=number, Body=body)
+            parts.append({"PartNumber": number, "ETag": told["ETag"]})
+        client.complete_multipart_upload(**where, UploadId=upload, MultipartUpload={"Parts": parts})
+
+    @pytest.mark.parametrize("part", [None, 5, 8, 16, 7])
+    def test_a_damaged_download_is_seen_and_mended(
+        self,
+        transfers: Transfers,
+        proxy: S3Proxy,
+        client: Any,
+        bucket: str,
+        tmp_path: Path,
+        part: int | None,
+    ) -> None:
+        data = os.urandom(18 * self.MIB + 5)
+        self.store(client, bucket, data, part and part * self.MIB)
+        proxy.faults.append(Fault("GET", "corrupt"))
+        transfers.get_file("k", tmp_path / "b")
+        assert (tmp_path / "b").read_bytes() == data and transfers.etags_are_md5
+        whole = {None: 3, 5: 4, 8: 3, 16: 2, 7: 3}[part]
+        assert proxy.counts() == {"GET": 2 * whole}
+
+    def test_few_parts_of_another_size_are_compared_afterwards(
+        self, transfers: Transfers, proxy: S3Proxy, client: Any, bucket: str, tmp_path: Path
+    ) -> None:
+        data = os.urandom(18 * self.MIB)
+        self.store(client, bucket, data, 15 * self.MIB)  # two, which 16 or 10 MiB would give too
+        transfers.get_file("k", tmp_path / "b")
+        assert (tmp_path / "b").read_bytes() == data and proxy.counts() == {"GET": 2}
+
+    def test_a_part_size_that_cannot_be_guessed(
+        self, transfers: Transfers, proxy: S3Proxy, client: Any, bucket: str, tmp_path: Path
+    ) -> None:
+        data = os.urandom(18 * self.MIB)
+        self.store(client, bucket, data, 10_000_000)
+        transfers.get_file("k", tmp_path / "b")
+        # read twice with the same bytes, and of the announced size: so it is meant
+        assert (tmp_path / "b").read_bytes() == data and transfers.etags_are_md5
+        assert proxy.counts() == {"GET": 4, "HEAD": 1}
+
+    def test_a_copied_object_has_another_etag_than_its_metadata_tells(
+        self, transfers: Transfers, client: Any, bucket: str, tmp_path: Path
+    ) -> None:
+        data = os.urandom(18 * self.MIB)
+        transfers.put_file("k", write(tmp_path / "a", data))
+        client.copy_object(
+            Bucket=bucket, Key="copy", CopySource=f"{bucket}/k", MetadataDirective="COPY"
+        )
+        transfers.get_file("copy", tmp_path / "b")
+        assert (tmp_path / "b").read_bytes() == data
+
+    @pytest.mark.parametrize("size", [0, 1000, 2 * PART + 5])
+    def test_the_checksum_travels_with_the_object_where_etags_are_no_md5s(
+        self, proxy: S3Proxy, client: Any, bucket: str, tmp_path: Path, size: int
+    ) -> None:
+        source = write(tmp_path / "a", os.urandom(size))
+        transfers = Transfers(open_store(bucket), md5_etags=False)
+        transfers.put_file("k", source)
+        expected = client.head_object(Bucket=bucket, Key="k")["ETag"].strip('"')
+        assert client.head_object(Bucket=bucket, Key="k")["Metadata"]["byok8s-etag"] == expected
+        if size:
+            proxy.faults.append(Fault("GET", "corrupt"))
+        proxy.reset()
+        transfers.get_file("k", tmp_path / "b")
+        assert (tmp_path / "b").read_bytes() == source.read_bytes()
+        assert proxy.counts() == {"GET": 2 * -(-size // PART) or 1}
+        client.copy_object(  # a wrong checksum of ours is never a matter of opinion
+            Bucket=bucket,
+            Key="k",
+            CopySource=f"{bucket}/k",
+            Metadata={"byok8s-etag": "0" * 32},
+            MetadataDirective="REPLACE",
+        )
+        with pytest.raises(TransferError, match="does not match its checksum"):
+            transfers.get_file("k", tmp_path / "b")
+
+    @pytest.mark.parametrize("size", [1000, 2 * PART + 5])
+    def test_what_is_here_already_is_not_fetched(
+        self, transfers: Transfers, proxy: S3Proxy, tmp_path: Path, size: int
+    ) -> None:
+        source = write(tmp_path / "a", os.urandom(size))
+        known = transfers.put_file("k", source)
+        proxy.reset()
+        assert transfers.get_file("k", source, known) == known and proxy.requests == []
+        write(source, os.urandom(size))
+        transfers.get_file("k", source, known)
+        assert hashlib.md5(source.read_bytes()).digest() and proxy.counts()["GET"] >= 1
+
+    def test_a_large_file_needs_little_memory(
+        self, proxy: S3Proxy, server: S3Server, bucket: str, tmp_path: Path
+    ) -> None:
+        size = 500 * 1000 * 1000
+        with open(tmp_path / "a", "wb") as file:
+            file.truncate(size)
+        script = (
+            "import resource, sys; from pathlib import Path\n"
+            "from byok8s.worker.s3 import open_store\n"
+            "from byok8s.worker.transfer import Transfers\n"
+            "transfers = Transfers(open_store(sys.argv[1], sys.argv[2]))\n"
+            "transfers.put_file('k', Path(sys.argv[3]))\n"
+            "transfers.get_file('k', Path(sys.argv[3] + '-back'))\n"
+            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
+        )
+        command = [sys.executable, "-c", script, bucket, server.endpoint_url, tmp_path / "a"]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        assert int(done.stdout) * 1024 < 200 * 1024 * 1024
+        assert (tmp_path / "a-back").stat().st_size == size
+        (tmp_path / "a-back").unlink()
+
+
+class TestOptions:
+    """How the server is spoken to and what is asked of it."""
+
+    OPTIONS = {  # noqa: RUF012
+        "server_side_encryption": "aws:kms",
+        "sse_kms_key_id": "key-1",
+        "request_payer": True,
+    }
+
+    @pytest.mark.parametrize("size", [10, PART + 1])
+    def test_encryption_storage_class_and_payment(
+        self, proxy: S3Proxy, bucket: str, tmp_path: Path, size: int
+    ) -> None:
+        transfers = Transfers(open_store(bucket, options=self.OPTIONS), "STANDARD_IA")
+        transfers.put_file("k", write(tmp_path / "a", b"x" * size))
+        first = proxy.headers[0]  # of the PUT, or of the beginning of an upload in parts
+        assert first["x-amz-server-side-encryption"] == "aws:kms"
+        assert first["x-amz-server-side-encryption-aws-kms-key-id"] == "key-1"
+        assert first["x-amz-storage-class"] == "STANDARD_IA"
+        transfers.get_file("k", tmp_path / "b")
+        transfers.list("")
+        transfers.delete(["k"])
+        assert {h.get("x-amz-request-payer") for h in proxy.headers} == {"requester"}
+
+    def test_a_public_bucket_needs_no_keys(
+        self, proxy: S3Proxy, client: Any, bucket: str, tmp_path: Path
+    ) -> None:
+        client.put_object(Bucket=bucket, Key="data/in.txt", Body=b"public")
+        settings = StorageProviderSettings(signing="off", endpoint_url=proxy.endpoint_url)
+        public = StorageProvider(tmp_path / "p", logging.getLogger("test"), settings=settings)
+        thing = obj(public, bucket, "data/in.txt")
+        with pytest.raises(WorkflowError, match="access denied"):
+            thing.retrieve_object()
+        statement = {
+            "Effect": "Allow",
+            "Principal": "*",
+            "Action": ["s3:GetObject", "s3:ListBucket"],
+            "Resource": [f"arn:aws:s3:::{bucket}", f"arn:aws:s3:::{bucket}/*"],
+        }
+        policy = {"Version": "2012-10-17", "Statement": [statement]}
+        client.put_bucket_policy(Bucket=bucket, Policy=json.dumps(policy))
+        proxy.reset()
+        assert thing.exists() and thing.size() == 6
+        thing.retrieve_object()
+        assert thing.local_path().read_bytes() == b"public"
+        assert proxy.headers and not any("authorization" in h for h in proxy.headers)
+
+    def test_virtual_addressing(
+        self, server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        program = find_versitygw()
+        assert program is not None
+        (tmp_path / "buckets/virtual").mkdir(parents=True)
+        with (
+            s3_server(program, tmp_path / "buckets", "--virtual-domain", "s3.test") as virtual,
+            S3Proxy(virtual.endpoint_url) as names,  # there is no name server for s3.test
+        ):
+            monkeypatch.setenv("HTTP_PROXY", names.endpoint_url)
+            monkeypatch.setenv("AWS_ACCESS_KEY_ID", virtual.access_key)
+            monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", virtual.secret_key)
+            where = Bucket("virtual", "http://s3.test", virtual.region, path_style=False)
+            transfers = Transfers(open_bucket(where))
+            transfers.put_file("folder/k", write(tmp_path / "a", b"x"))
+            transfers.get_file("folder/k", tmp_path / "b")
+            assert list(transfers.list("folder/")) == ["k"]
+            assert {h["host"] for h in names.headers} == {"virtual.s3.test"}
+            assert (tmp_path / "buckets/virtual/folder/k").read_bytes() == b"x"
+
+    def test_the_run_says_how_to_pods(
+        self,
+        proxy: S3Proxy,
+        server: S3Server,
+        client: Any,
+        bucket: str,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.delenv("AWS_ENDPOINT_URL_S3")
+        where = Bucket(bucket, proxy.endpoint_url, server.region, options=self.OPTIONS)
+        monkeypatch.setenv(S3_VARIABLE, replace(where, storage_class="X").dumps())
+        client.create_bucket(Bucket=f"{bucket}-2")
+        provider = StorageProvider(tmp_path / "local", logging.getLogger("test"))
+        for name in (bucket, f"{bucket}-2"):
+            thing = obj(provider, name, "k")
+            write(thing.local_path(), b"x")
+            thing.store_object()
+        puts = [
+            h for (kind, _), h in zip(proxy.requests, proxy.headers, strict=True) if kind == "PUT"
+        ]
+        assert [h["x-amz-storage-class"] for h in puts] == ["X", "X"]
+        assert [h["x-amz-server-side-encryption"] for h in puts] == ["aws:kms", "aws:kms"]
+
+
+class TestConnections:
+    def test_a_lost_connection_is_tried_again_soon(
+        self, server: S3Server, proxy: S3Proxy, bucket: str
+    ) -> None:
+        """A full queue of connections loses SYNs, as a network may that is only just there."""
+        with socket.create_server(("127.0.0.1", 0), backlog=0) as deaf:
+            address = deaf.getsockname()
+            fill = [socket.socket() for _ in range(4)]
+            for one in fill:
+                one.setblocking(False)
+                one.connect_ex(address)
+            store = open_store(bucket, f"http://127.0.0.1:{address[1]}", retries=1)
+            began = time.monotonic()
+            with pytest.raises(TransferError, match="cannot be reached or does not answer"):
+                Transfers(store).list("")
+            assert 4 < time.monotonic() - began < 8
+            for one in fill:
+                one.close()
+
+
+class TestContent:
+    SNAKEFILE = (
+        "rule one:\n    input: 'in.txt'\n    output: 'out.txt'\n    shell: 'cp {input} {output}'\n"
+    )
+
+    def test_a_newer_input_with_the_same_content_runs_nothing_again(
+        self, proxy: S3Proxy, client: Any, bucket: str, tmp_path: Path
+    ) -> None:
+        write(tmp_path / "Snakefile", self.SNAKEFILE.encode())
+        write(tmp_path / "flow.json", b"{}")
+        write(tmp_path / "params.json", b"{}")
+
+        def run(content: bytes) -> str:
+            client.put_object(Bucket=bucket, Key="in.txt", Body=content)
+            done = subprocess.run(
+                [BYOK8S, "flow", "params", "--local", "-b", bucket],
+                check=True,
+                cwd=tmp_path,
+                capture_output=True,
+                text=True,
+            )
+            return done.stdout + done.stderr
+
+        assert "Done: 1 job" in run(b"same")
+        time.sleep(1.1)  # the server keeps whole seconds
+        assert "Nothing to be done" in run(b"same")
+        assert "Done: 1 job" in run(b"other")
 
 
 class TestFolders:
@@ -530,7 +815,7 @@ class TestLocalInputs:
 
         def run() -> tuple[tuple[int, int], dict[str, int]]:
             proxy.reset()
-            leader = Lead(bucket, "run", open_store)
+            leader = Lead(bucket, "run", lambda name: Objects(open_store(name)))
             inputs = LocalInputs(leader.inventory(), "run", tmp_path)
             inputs.producible = lambda path: False
             leader.keys_below("")
@@ -546,7 +831,7 @@ class TestLocalInputs:
     def test_a_pending_file_is_uploaded_before_a_local_rule_fetches_it(
         self, proxy: S3Proxy, bucket: str, tmp_path: Path
     ) -> None:
-        leader = Lead(bucket, "run", open_store)
+        leader = Lead(bucket, "run", lambda name: Objects(open_store(name)))
         inputs = LocalInputs(leader.inventory(), "run", tmp_path / "work")
         inputs.producible = lambda path: False
         leader.look_local, leader.before_retrieval = inputs.look, inputs.flush
@@ -592,6 +877,19 @@ class TestPod:
         assert time.monotonic() - began < 0.5
         assert proxy.counts() == {"GET": 20}
         assert all(thing.local_path().stat().st_size == 1024 for thing in things)
+
+    def test_inputs_of_a_lean_job_travel_side_by_side(
+        self, transfers: Transfers, proxy: S3Proxy, client: Any, bucket: str, tmp_path: Path
+    ) -> None:
+        for i in range(20):
+            client.put_object(Bucket=bucket, Key=f"run/{i}", Body=b"x" * 1024)
+        files = tuple(File(f"run/{i}", f"in/{i}") for i in range(20))
+        proxy.latency = 0.05
+        began = time.monotonic()
+        lean.prepare(Command("", 1, files, (), ()), tmp_path, transfers)
+        assert time.monotonic() - began < 0.5
+        assert proxy.counts() == {"GET": 20}
+        assert all((tmp_path / file.path).stat().st_size == 1024 for file in files)
 
     def test_requests(
         self, leading: StorageProvider, proxy: S3Proxy, client: Any, bucket: str, tmp_path: Path

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import boto3
+from byok8s.storage.objects import Objects
 from byok8s.worker.s3 import open_store
 from byok8s.workflow.lead import Lead, lead
 from snakemake.api import SnakemakeApi
@@ -29,7 +30,7 @@ from support import nullpods
 
 def main(bucket: str, endpoint_url: str) -> None:
     """Exits with an exception when the workflow fails."""
-    leader = Lead(bucket, "run", open_store)
+    leader = Lead(bucket, "run", lambda name: Objects(open_store(name)))
     lead(leader)
     nullpods.Executor.leader = leader
     nullpods.Executor.client = boto3.client("s3", endpoint_url=endpoint_url)

@@ -44,6 +44,7 @@ class S3Proxy:
     latency: float = 0.0  # seconds before each request is passed on
     requests: list[tuple[str, str]] = field(default_factory=list)  # kind, key
     senders: list[str] = field(default_factory=list)  # the address that each came from
+    headers: list[dict[str, str]] = field(default_factory=list)  # of each, names in small letters
     faults: list[Fault] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     stopping: threading.Event = field(default_factory=threading.Event)
@@ -80,6 +81,7 @@ class S3Proxy:
     def reset(self) -> None:
         self.requests.clear()
         self.senders.clear()
+        self.headers.clear()
 
     def take_fault(self, kind: str, key: str, sender: str) -> Fault | None:
         with self._lock:
@@ -104,11 +106,14 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _pass_on(self) -> None:
         parts = urlsplit(self.path)
+        if parts.scheme:  # named as a proxy by HTTP_PROXY
+            self.path = parts._replace(scheme="", netloc="").geturl()
         key = unquote(parts.path).lstrip("/").partition("/")[2]
         query = parse_qs(parts.query, keep_blank_values=True)
         kind = "LIST" if self.command == "GET" and "list-type" in query else self.command
         if kind == "LIST":
             key = query.get("prefix", [""])[0]
+        self.owner.headers.append({name.lower(): value for name, value in self.headers.items()})
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         if self.owner.latency:
             time.sleep(self.owner.latency)

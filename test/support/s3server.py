@@ -24,7 +24,7 @@ def find_versitygw() -> str | None:
 
 
 @contextmanager
-def s3_server(program: str, folder: Path) -> Iterator[S3Server]:
+def s3_server(program: str, folder: Path, *options: str) -> Iterator[S3Server]:
     """Runs until the end of the block; buckets are folders of `folder`."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
@@ -33,7 +33,7 @@ def s3_server(program: str, folder: Path) -> Iterator[S3Server]:
         "ROOT_ACCESS_KEY": ACCESS_KEY,
         "ROOT_SECRET_KEY": SECRET_KEY,
     }
-    command = [program, "--quiet", "--port", f"127.0.0.1:{port}", "posix", str(folder)]
+    command = [program, "--quiet", "--port", f"127.0.0.1:{port}", *options, "posix", str(folder)]
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as process:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import configparser
+import hashlib
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from byok8s.exceptions import SettingsError, StorageError
-from byok8s.settings import S3Location, S3Settings
+from byok8s.settings import S3Location, S3Options, S3Settings
 from byok8s.storage import bucket as bucket_module
 from byok8s.storage.account import Account, Credentials, find_account, find_server
 from byok8s.storage.bucket import check_bucket
@@ -207,6 +209,52 @@ def test_an_endpoint_that_is_none_is_bad_usage() -> None:
         find_server(BUCKET, "ftp://x", None)
 
 
+@pytest.mark.parametrize(
+    ("style", "told", "found"),
+    [("virtual", None, "virtual"), ("auto", None, None), ("virtual", "path", "path")],
+)
+def test_addressing(style: str, told: str | None, found: str | None) -> None:
+    aws_file("config", f"[default]\ns3 =\n  addressing_style = {style}")
+    options = S3Options(told, storage_class="STANDARD_IA")
+    assert find_server(BUCKET, None, None, options).options == S3Options(
+        found, storage_class="STANDARD_IA"
+    )
+
+
+AUTHORITY = "-----BEGIN CERTIFICATE-----\nMII\n-----END CERTIFICATE-----\n"
+
+
+@pytest.mark.parametrize("by", ["variable", "file"])
+def test_an_authority_of_ones_own(by: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = aws_file("ca.pem", AUTHORITY)
+    if by == "file":
+        aws_file("config", f"[default]\nca_bundle = {path}")
+    else:
+        monkeypatch.setenv("AWS_CA_BUNDLE", str(path))
+    assert find_server(BUCKET, "https://lab", None).ca_file == path
+    assert find_server(BUCKET, None, None).ca_file == path
+    assert find_server(BUCKET, "http://lab", None).ca_file is None  # not needed without TLS
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (None, "cannot be read (FileNotFoundError)"),
+        ("no certificate", "does not hold certificates"),
+        (AUTHORITY * 10_000, "at most 512 KiB"),
+    ],
+)
+def test_an_authority_that_is_none(
+    text: str | None, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = aws_file("ca.pem", text or "")
+    if text is None:
+        path.unlink()
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(path))
+    message = refusal(find_server, BUCKET, "https://lab", None)
+    assert words in message and str(path) in message and "AWS_CA_BUNDLE" in message
+
+
 # --- the bucket, as a server on this machine answers
 
 LIST = '<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/"></ListBucketResult>'
@@ -236,6 +284,25 @@ def test_a_good_bucket_is_asked_four_things_and_left_clean(loopback: Any) -> Non
     assert put.path.startswith("/mybucket/p/.byok8s/.write-test-")
     assert put.path == head.path == delete.path
     assert put.headers["X-Amz-Security-Token"] == KEYS.session_token
+
+
+def test_encryption_and_payment_are_asked_for_as_in_the_run(loopback: Any) -> None:
+    options = S3Options(sse="aws:kms", sse_kms_key_id="key", requester_pays=True)
+    s3 = replace(server(loopback), options=options)
+    assert check_bucket(s3, ACCOUNT) == s3
+    assert {r.headers["x-amz-request-payer"] for r in loopback.requests} == {"requester"}
+    asked = {r.method: r.headers.get("x-amz-server-side-encryption") for r in loopback.requests}
+    assert asked == {"GET": None, "PUT": "aws:kms", "HEAD": None, "DELETE": None}
+    (put,) = (r for r in loopback.requests if r.method == "PUT")
+    assert put.headers["x-amz-server-side-encryption-aws-kms-key-id"] == "key"
+
+
+@pytest.mark.parametrize(
+    ("etag", "md5"), [(hashlib.md5(b"byok8s\n").hexdigest(), True), ("0" * 32, False)]
+)
+def test_whether_etags_are_md5s_is_seen(loopback: Any, etag: str, md5: bool) -> None:
+    s3 = server(loopback, PUT=(200, "", {"ETag": f'"{etag}"'}))
+    assert check_bucket(s3, ACCOUNT).md5_etags is md5
 
 
 def test_the_buckets_own_region_is_taken_over(loopback: Any) -> None:

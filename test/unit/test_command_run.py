@@ -11,7 +11,7 @@ import click
 import pytest
 from byok8s.command.root import root
 from byok8s.command.run import run
-from byok8s.settings import KubeSettings, PlacementSettings, RunSettings, S3Location
+from byok8s.settings import KubeSettings, PlacementSettings, RunSettings, S3Location, S3Options
 from click.testing import CliRunner, Result
 
 FILES = ("workflow-alpha", "params-blue")
@@ -76,6 +76,14 @@ OPTIONS: list[tuple[tuple[str, ...], dict[str, Any]]] = [
     (("--jobs=7",), {"jobs": 7}),
     (("--s3-endpoint-url=http://x:1",), {"endpoint_url": "http://x:1"}),
     (("--s3-region=eu-west-1",), {"region": "eu-west-1"}),
+    (("--s3-addressing=virtual",), {"s3": S3Options(addressing="virtual")}),
+    (("--s3-sse=AES256",), {"s3": S3Options(sse="AES256")}),
+    (
+        ("--s3-sse=aws:kms", "--s3-sse-kms-key-id=key"),
+        {"s3": S3Options(sse="aws:kms", sse_kms_key_id="key")},
+    ),
+    (("--s3-storage-class=STANDARD_IA",), {"s3": S3Options(storage_class="STANDARD_IA")}),
+    (("--s3-requester-pays",), {"s3": S3Options(requester_pays=True)}),
     (("--image=localhost/x:1",), {"image": "localhost/x:1"}),
     (("--retries=3",), {"retries": 3}),
     (
@@ -156,6 +164,14 @@ ENVIRONMENT: list[tuple[dict[str, str], dict[str, Any]]] = [
         )
     ),
     ({"AWS_REGION": "a"}, {"region": "a"}),
+    ({"BYOK8S_S3_ADDRESSING": "path"}, {"s3": S3Options(addressing="path")}),
+    (
+        {"BYOK8S_S3_SSE": "aws:kms", "BYOK8S_S3_SSE_KMS_KEY_ID": "key"},
+        {"s3": S3Options(sse="aws:kms", sse_kms_key_id="key")},
+    ),
+    ({"BYOK8S_S3_SSE": "", "BYOK8S_S3_STORAGE_CLASS": "", "BYOK8S_S3_REQUESTER_PAYS": ""}, {}),
+    ({"BYOK8S_S3_STORAGE_CLASS": "X_1"}, {"s3": S3Options(storage_class="X_1")}),
+    ({"BYOK8S_S3_REQUESTER_PAYS": "1"}, {"s3": S3Options(requester_pays=True)}),
     ({"AWS_DEFAULT_REGION": "a"}, {"region": "a"}),
     ({"AWS_REGION": "a", "AWS_DEFAULT_REGION": "b"}, {"region": "a"}),
     ({"BYOK8S_WAIT_LIMIT": "image=90s queue=2h"}, {"wait_limits": {"image": 90, "queue": 7200}}),

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 from byok8s.storage.inventory import Inventory
-from byok8s.workflow.inputs import LocalInputs, _has_etag
+from byok8s.worker.checksum import has_etag
+from byok8s.workflow.inputs import LocalInputs
 from support.memory import MemoryBucket
 
 
@@ -85,7 +86,7 @@ def test_the_same_size_and_time_is_not_read_again(
     here.inputs.flush()
     here.begin()
     monkeypatch.setattr("byok8s.workflow.inputs._sha256", pytest.fail)
-    monkeypatch.setattr("byok8s.workflow.inputs._has_etag", pytest.fail)
+    monkeypatch.setattr("byok8s.workflow.inputs.has_etag", pytest.fail)
     assert here.inputs.look("run/a") is None
 
 
@@ -154,7 +155,7 @@ def test_content_is_known_by_etags_of_several_clients(tmp_path: Path) -> None:
         return f"{hashlib.md5(b''.join(digests)).hexdigest()}-{len(digests)}"
 
     for part in (5, 8, 16, 7):
-        assert _has_etag(path, len(data), etag(part * 1024 * 1024)) == (part != 6)
-    assert _has_etag(path, len(data), hashlib.md5(data).hexdigest())
-    assert not _has_etag(path, len(data), hashlib.md5(b"other").hexdigest())
-    assert not _has_etag(path, len(data), "anything")
+        assert has_etag(path, etag(part * 1024 * 1024)) == (part != 6)
+    assert has_etag(path, hashlib.md5(data).hexdigest())
+    assert not has_etag(path, hashlib.md5(b"other").hexdigest())
+    assert not has_etag(path, "anything")

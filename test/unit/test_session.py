@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from byok8s.settings import S3Location, S3Settings
-from byok8s.worker.spec import CREDENTIALS_FILE
+from byok8s.settings import S3Location, S3Options, S3Settings
+from byok8s.worker.spec import CA_FILE, CREDENTIALS_FILE, Bucket
 from byok8s.workflow import session as module
 from byok8s.workflow.session import Session
 
@@ -95,3 +97,34 @@ def test_pods_learn_where_the_bucket_is_and_no_secret() -> None:
         "AWS_DEFAULT_REGION": "eu-west-1",
     }
     assert "marker" not in repr(session)
+    session.s3 = replace(session.s3, ca_file=Path("/here/ca.pem"))
+    assert session.pod_env["AWS_CA_BUNDLE"] == CA_FILE
+
+
+def test_pods_learn_how_objects_are_kept() -> None:
+    session = make(lambda: "", Listener())
+    assert session.bucket == Bucket("bucket", "http://s3:7070", "eu-west-1")
+    options = S3Options("virtual", "aws:kms", "key", "STANDARD_IA", requester_pays=True)
+    session.s3 = replace(session.s3, options=options, md5_etags=False)
+    told = Bucket.loads(session.bucket.dumps())
+    assert told == session.bucket and (told.path_style, told.md5_etags) == (False, False)
+    assert told.storage_class == "STANDARD_IA" and told.options == options.for_obstore()
+
+
+class Known:
+    leader = object()
+
+
+class File:
+    """A file of a job, of a provider with or without the leader's knowledge."""
+
+    is_storage = True
+
+    def __init__(self, query: str, provider: Any) -> None:
+        self.storage_object = SimpleNamespace(query=query, provider=provider)
+
+
+def test_files_of_other_providers_are_left_to_them() -> None:
+    ours, other = File("s3://bucket/pre/a", Known()), File("https://example.org/x", object())
+    plain = SimpleNamespace(is_storage=False)
+    assert module._queries([ours, other, plain]) == ["s3://bucket/pre/a"]

@@ -12,6 +12,7 @@ from byok8s.settings import (
     KubeSettings,
     RunSettings,
     S3Location,
+    S3Options,
     cache_folder,
     endpoint_url,
     is_loopback,
@@ -168,3 +169,27 @@ def test_folders(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", "/s")
     assert cache_folder() == Path("/c/byok8s")
     assert state_folder() == Path("/s/byok8s")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"sse_kms_key_id": "k"}, "add --s3-sse=aws:kms"),
+        ({"sse": "AES256", "sse_kms_key_id": "k"}, "add --s3-sse=aws:kms"),
+        ({"storage_class": "standard"}, "'standard' is not a storage class"),
+        ({"storage_class": "GLACIER"}, "GLACIER cannot be read at once"),
+        ({"storage_class": "DEEP_ARCHIVE"}, "DEEP_ARCHIVE cannot be read at once"),
+    ],
+)
+def test_options_of_s3_that_cannot_be(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(SettingsError, match=words):
+        S3Options(**options)
+
+
+def test_options_of_s3_in_words_of_obstore() -> None:
+    assert S3Options(addressing="virtual", storage_class="GLACIER_IR").for_obstore() == {}
+    assert S3Options(sse="aws:kms", sse_kms_key_id="k", requester_pays=True).for_obstore() == {
+        "server_side_encryption": "aws:kms",
+        "sse_kms_key_id": "k",
+        "request_payer": True,
+    }

@@ -10,7 +10,7 @@ from click.core import ParameterSource
 
 from byok8s.command.placement import placement_options, placement_settings
 from byok8s.command.sections import SectionedCommand, section
-from byok8s.settings import KubeSettings, RunSettings, S3Location
+from byok8s.settings import KubeSettings, RunSettings, S3Location, S3Options
 
 _EXAMPLES = """\
 Examples:
@@ -69,6 +69,41 @@ Examples:
     envvar=["AWS_REGION", "AWS_DEFAULT_REGION"],
     show_envvar=True,
     help="The bucket's region. Default: the AWS config file's, or what the bucket says.",
+)
+@click.option(
+    "--s3-addressing",
+    type=click.Choice(["path", "virtual"]),
+    envvar="BYOK8S_S3_ADDRESSING",
+    show_envvar=True,
+    help="SERVER/BUCKET/KEY or BUCKET.SERVER/KEY. Default: the AWS config file's, else path.",
+)
+@click.option(
+    "--s3-sse",
+    type=click.Choice(["AES256", "aws:kms", "aws:kms:dsse"]),
+    envvar="BYOK8S_S3_SSE",
+    show_envvar=True,
+    help="Server-side encryption of what is stored. Default: the bucket's.",
+)
+@click.option(
+    "--s3-sse-kms-key-id",
+    metavar="KEY",
+    envvar="BYOK8S_S3_SSE_KMS_KEY_ID",
+    show_envvar=True,
+    help="The key for aws:kms. Default: AWS's own for S3.",
+)
+@click.option(
+    "--s3-storage-class",
+    metavar="CLASS",
+    envvar="BYOK8S_S3_STORAGE_CLASS",
+    show_envvar=True,
+    help="The storage class of what jobs store. Default: STANDARD.",
+)
+@click.option(
+    "--s3-requester-pays",
+    is_flag=True,
+    envvar="BYOK8S_S3_REQUESTER_PAYS",
+    show_envvar=True,
+    help="Agree to pay for requests to a bucket of somebody else.",
 )
 @click.option("--download", is_flag=True, help="At the end, copy the targets from the bucket here.")
 @section("Which cluster")
@@ -134,6 +169,11 @@ def run(
     s3_bucket: str | None,
     s3_endpoint_url: str | None,
     s3_region: str | None,
+    s3_addressing: str | None,
+    s3_sse: str | None,
+    s3_sse_kms_key_id: str | None,
+    s3_storage_class: str | None,
+    s3_requester_pays: bool,
     download: bool,
     k8s_namespace: str | None,
     context: str | None,
@@ -171,6 +211,13 @@ def run(
         location=S3Location.parse(s3_bucket) if s3_bucket else None,
         endpoint_url=s3_endpoint_url or None,
         region=s3_region or None,
+        s3=S3Options(
+            s3_addressing or None,
+            s3_sse or None,
+            s3_sse_kms_key_id or None,
+            s3_storage_class or None,
+            s3_requester_pays,
+        ),
         kube=KubeSettings(
             kubeconfig if kubeconfig != Path("") else None, context or None, k8s_namespace or None
         ),

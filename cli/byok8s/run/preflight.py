@@ -162,11 +162,11 @@ def _check_storage(
     if cluster and cluster.s3 and settings.endpoint_url is None:
         # Keys and region from the environment are for another server and cannot work on this one.
         server = cluster.s3
-        s3 = S3Settings(settings.location, server.endpoint_url, server.region)
+        s3 = S3Settings(settings.location, server.endpoint_url, server.region, settings.s3)
         keys = Credentials(server.access_key, server.secret_key)
         account = Account.fixed(f"cluster '{cluster.name}'", keys)
     else:
-        s3 = find_server(settings.location, settings.endpoint_url, settings.region)
+        s3 = find_server(settings.location, settings.endpoint_url, settings.region, settings.s3)
         if s3.endpoint_url and is_loopback(s3.endpoint_url) and not settings.local:
             raise StorageError(
                 f"The S3 endpoint {s3.endpoint_url} is this machine only, and pods cannot reach "

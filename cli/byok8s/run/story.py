@@ -21,6 +21,8 @@ from byok8s.run.display import Display
 from byok8s.run.interrupts import Interrupts
 from byok8s.run.preflight import Ready, preflight
 from byok8s.settings import RunSettings
+from byok8s.storage.bucket import describe
+from byok8s.worker.spec import S3_VARIABLE
 
 if TYPE_CHECKING:
     from byok8s.workflow.api import Plan
@@ -204,7 +206,10 @@ def _aws_environment(ready: Ready) -> Iterator[None]:
         "AWS_SESSION_TOKEN": keys.session_token,
         "AWS_ENDPOINT_URL_S3": ready.s3.endpoint_url,
         "AWS_REGION": ready.s3.region,
+        S3_VARIABLE: describe(ready.s3).dumps(),
     }
+    if ready.s3.ca_file:
+        wanted["AWS_CA_BUNDLE"] = str(ready.s3.ca_file)
     before = {name: os.environ.get(name) for name in wanted}
     _set_environment(wanted)
     try:

@@ -10,13 +10,15 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from byok8s.exceptions import StorageError
-from byok8s.settings import S3Location, S3Settings, endpoint_url
+from byok8s.settings import S3Location, S3Options, S3Settings, endpoint_url
 
 CONNECT_SECONDS = 2
 READ_SECONDS = 5
+MOST_CERTIFICATES = 512 * 1024  # bytes; a Secret, by which pods get them, holds 1 MiB
 KEY, SECRET = "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"
 
 
@@ -106,21 +108,56 @@ def find_account() -> Account:
     return account
 
 
-def find_server(location: S3Location, endpoint: str | None, region: str | None) -> S3Settings:
+def find_server(
+    location: S3Location,
+    endpoint: str | None,
+    region: str | None,
+    options: S3Options | None = None,
+) -> S3Settings:
     """Where S3 is: as told, else as the AWS config file says, else AWS itself (endpoint None).
 
-    Raises SettingsError when the endpoint is not a URL, StorageError for a broken config file.
+    Raises SettingsError when the endpoint is not a URL, StorageError for a broken config file and
+    for certificates that cannot be read.
     """
+    options = options or S3Options()
     session = _session()
     try:
         endpoint = endpoint or _configured_endpoint(session)
         region = region or session.get_config_variable("region")
+        options = replace(options, addressing=options.addressing or _addressing(session))
+        authority = session.get_config_variable("ca_bundle")
     except Exception as error:
         raise StorageError(_why_not(error, session.profile or "default")) from error
-    settings = S3Settings(location, endpoint_url(endpoint) if endpoint else None, region)
-    if settings.endpoint_url and not region:
-        return replace(settings, region="us-east-1")  # what S3 servers other than AWS expect
-    return settings
+    if endpoint:
+        endpoint = endpoint_url(endpoint)
+        region = region or "us-east-1"  # what S3 servers other than AWS expect
+    secure = not (endpoint or "").startswith("http://")
+    certificates = _certificates(authority) if authority and secure else None
+    return S3Settings(location, endpoint or None, region, options, certificates)
+
+
+def _addressing(session: Any) -> str | None:
+    """`addressing_style` of the profile's s3 section, if it decides anything."""
+    section = session.get_scoped_config().get("s3", {})
+    style = section.get("addressing_style") if isinstance(section, dict) else None
+    return style if style in ("path", "virtual") else None
+
+
+def _certificates(name: str) -> Path:
+    path = Path(name).expanduser().absolute()
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise StorageError(
+            f"The certificates {path} cannot be read ({type(error).__name__}); "
+            "correct AWS_CA_BUNDLE, or ca_bundle in the AWS config file."
+        ) from error
+    if "-----BEGIN CERTIFICATE-----" not in text or len(text) > MOST_CERTIFICATES:
+        raise StorageError(
+            f"{path} does not hold certificates in PEM form of at most "
+            f"{MOST_CERTIFICATES // 1024} KiB; correct AWS_CA_BUNDLE."
+        )
+    return path
 
 
 def _configured_endpoint(session: Any) -> str | None:

@@ -1,15 +1,18 @@
-"""Asks a bucket, before a run, for everything that the run will need of it."""
+"""A run's bucket: described for pods, and asked for everything that the run will need of it."""
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 from dataclasses import dataclass, replace
 from typing import Any
 
 from byok8s.exceptions import StorageError
-from byok8s.settings import S3Settings
+from byok8s.settings import S3Options, S3Settings
 from byok8s.storage.account import CONNECT_SECONDS, READ_SECONDS, Account, Credentials
+from byok8s.worker.spec import Bucket
 
+_TEXT = b"byok8s\n"
 _REDIRECTED = ("PermanentRedirect", "TemporaryRedirect", "AuthorizationHeaderMalformed")
 _PERMISSIONS = {
     "list_objects_v2": "s3:ListBucket",
@@ -20,7 +23,8 @@ _PERMISSIONS = {
 
 
 def check_bucket(s3: S3Settings, account: Account) -> S3Settings:
-    """List, write, read and delete below the prefix; gives the settings with the bucket's region.
+    """List, write, read and delete below the prefix; gives the settings with what was learnt:
+    the bucket's region, and whether its ETags are MD5s.
 
     The only object made is PREFIX/.byok8s/.write-test-RANDOM, which is removed again.
     Raises StorageError: unreachable, missing, refused (names the permission), or wrong region.
@@ -30,13 +34,33 @@ def check_bucket(s3: S3Settings, account: Account) -> S3Settings:
     location = s3.location
     listed = bucket.ask("list_objects_v2", Prefix=location.key(""), MaxKeys=1)
     key = location.key(f".byok8s/.write-test-{secrets.token_hex(8)}")
-    bucket.ask("put_object", Key=key, Body=b"byok8s\n")
+    written = bucket.ask("put_object", Key=key, Body=_TEXT, **_encryption(s3.options))
     try:
         bucket.ask("head_object", Key=key)
     finally:
         bucket.ask("delete_object", Key=key)
     region = listed["ResponseMetadata"]["HTTPHeaders"].get("x-amz-bucket-region")
-    return replace(s3, region=region or s3.region)
+    etag = written.get("ETag", "").strip('"')
+    md5 = hashlib.md5(_TEXT, usedforsecurity=False).hexdigest()
+    return replace(s3, region=region or s3.region, md5_etags=etag in ("", md5))
+
+
+def _encryption(options: S3Options) -> dict[str, str]:
+    wanted = {"ServerSideEncryption": options.sse, "SSEKMSKeyId": options.sse_kms_key_id}
+    return {name: value for name, value in wanted.items() if value}
+
+
+def describe(s3: S3Settings, name: str = "") -> Bucket:
+    """A bucket of the server, by default the run's, in words for pods: nothing of this machine."""
+    return Bucket(
+        name or s3.location.bucket,
+        s3.endpoint_url,
+        s3.region,
+        path_style=s3.options.addressing != "virtual",
+        storage_class=s3.options.storage_class or "",
+        md5_etags=s3.md5_etags or name not in ("", s3.location.bucket),
+        options=s3.options.for_obstore(),
+    )
 
 
 def _client(s3: S3Settings, credentials: Credentials) -> Any:
@@ -47,7 +71,7 @@ def _client(s3: S3Settings, credentials: Credentials) -> Any:
         connect_timeout=CONNECT_SECONDS,
         read_timeout=READ_SECONDS,
         retries={"total_max_attempts": 2, "mode": "standard"},
-        s3={"addressing_style": "path" if s3.endpoint_url else "auto"},
+        s3={"addressing_style": s3.options.addressing or ("path" if s3.endpoint_url else "auto")},
         request_checksum_calculation="when_required",  # servers other than AWS may not know more
         ignore_configured_endpoint_urls=True,  # s3 is the answer already
     )
@@ -55,6 +79,7 @@ def _client(s3: S3Settings, credentials: Credentials) -> Any:
         "s3",
         endpoint_url=s3.endpoint_url,
         region_name=s3.region or "us-east-1",
+        verify=str(s3.ca_file) if s3.ca_file else None,
         aws_access_key_id=credentials.access_key,
         aws_secret_access_key=credentials.secret_key,
         aws_session_token=credentials.session_token,
@@ -74,6 +99,8 @@ class _Bucket:
         from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
         from botocore.exceptions import ConnectionError as BotoConnectionError
 
+        if self.s3.options.requester_pays:
+            arguments["RequestPayer"] = "requester"
         try:
             return getattr(self.client, operation)(Bucket=self.s3.location.bucket, **arguments)
         except ClientError as error:

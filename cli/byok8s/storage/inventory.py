@@ -24,6 +24,11 @@ class Entry:
     etag: str = ""  # '' for a folder
     names: tuple[str, ...] | None = None  # of a folder's files, relative to it; None for a file
 
+    @property
+    def meta(self) -> ObjectMeta:
+        """Of a file."""
+        return ObjectMeta(self.size, self.mtime, self.etag)
+
 
 class Inventory:
     """Presence and absence of objects, kept through a run.

@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 
 def list_all(store: S3Store, prefix: str) -> Iterator[tuple[str, ObjectMeta]]:
     """Objects whose keys begin with PREFIX and can be paths; raises botocore's errors."""
+    config: Any = store.config
+    payer = {"RequestPayer": "requester"} if config.get("request_payer") == "true" else {}
     pages = _client(store).get_paginator("list_objects_v2")
-    for page in pages.paginate(Bucket=store.config["bucket"], Prefix=prefix):
+    for page in pages.paginate(Bucket=config["bucket"], Prefix=prefix, **payer):
         for item in page.get("Contents", ()):
             if _is_path(item["Key"]):
                 mtime = item["LastModified"].timestamp()
@@ -28,11 +30,17 @@ def list_all(store: S3Store, prefix: str) -> Iterator[tuple[str, ObjectMeta]]:
 def _client(store: S3Store) -> Any:
     """A client for the same server with the same credentials."""
     import boto3
+    from botocore import UNSIGNED
     from botocore.config import Config
 
     config: Any = store.config
     keys: Any = store.credential_provider() if store.credential_provider else {}
-    style = "virtual" if config.get("virtual_hosted_style_request") == "true" else "path"
+    endpoint = config.get("endpoint_url_s3")
+    style = "path"
+    if config.get("virtual_hosted_style_request") == "true":
+        style = "virtual"  # and the bucket's name is in obstore's endpoint
+        endpoint = endpoint and endpoint.replace(f"//{config['bucket']}.", "//", 1)
+    unsigned = {"signature_version": UNSIGNED} if config.get("skip_signature") == "true" else {}
     session = boto3.Session(
         aws_access_key_id=keys.get("access_key_id"),
         aws_secret_access_key=keys.get("secret_access_key"),
@@ -41,8 +49,8 @@ def _client(store: S3Store) -> Any:
     )
     return session.client(
         "s3",
-        endpoint_url=config.get("endpoint_url_s3"),
-        config=Config(s3={"addressing_style": style}),
+        endpoint_url=endpoint,
+        config=Config(s3={"addressing_style": style}, **unsigned),
     )
 
 

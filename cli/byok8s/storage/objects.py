@@ -22,8 +22,9 @@ _PAGE = 1000  # S3's largest
 class Objects:
     """Lists, gets, puts and deletes; every failure is a StorageError of one sentence."""
 
-    def __init__(self, store: S3Store) -> None:
-        self.transfers = Transfers(store)
+    def __init__(self, store: S3Store, storage_class: str = "", *, md5_etags: bool = True) -> None:
+        """As Transfers: the storage class is that of files and folders."""
+        self.transfers = Transfers(store, storage_class, md5_etags=md5_etags)
         self.store = store
         self.bucket = self.transfers.bucket
 
@@ -78,10 +79,10 @@ class Objects:
         with _as_storage_error(), sentences("write", self.bucket, key):
             self.store.put(key, data, use_multipart=False)
 
-    def get_file(self, key: str, path: Path) -> ObjectMeta:
-        """Download to a file, verified and all at once."""
+    def get_file(self, key: str, path: Path, known: ObjectMeta | None = None) -> ObjectMeta:
+        """Download to a file, verified and all at once, unless it is what is known already."""
         with _as_storage_error():
-            return self.transfers.get_file(key, path)
+            return self.transfers.get_file(key, path, known)
 
     def put_file(self, key: str, path: Path) -> ObjectMeta:
         """Upload a file, all at once."""

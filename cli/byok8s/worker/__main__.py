@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from byok8s.worker import lean
-from byok8s.worker.s3 import TransferError, open_store
+from byok8s.worker.s3 import TransferError, open_bucket
 from byok8s.worker.spec import (
     CREDENTIALS_FILE,
     ENVIRONMENT_FILE,
@@ -53,7 +53,7 @@ def main() -> int:
     """Do the job that the environment names; return the pod's exit code."""
     bucket = Bucket.loads(os.environ[S3_VARIABLE])
     credentials = CREDENTIALS_FILE if os.path.exists(CREDENTIALS_FILE) else None
-    store = open_store(bucket.bucket, bucket.endpoint_url, bucket.region, credentials)
+    store = open_bucket(bucket, credentials)
     spec = load_spec(store)
     try:
         unpack_sources(store, spec)
@@ -62,7 +62,11 @@ def main() -> int:
         print(text, flush=True)
         report(store, spec, Result(STAGING_FAILED, error=text))
         return STAGING_FAILED
-    result = run(spec) if spec.command is None else run_lean(spec, spec.command, Transfers(store))
+    if spec.command is None:
+        result = run(spec)
+    else:
+        transfers = Transfers(store, bucket.storage_class, md5_etags=bucket.md5_etags)
+        result = run_lean(spec, spec.command, transfers)
     keep_log(store, spec, result)
     report(store, spec, result)
     return result.exit_code

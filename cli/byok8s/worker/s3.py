@@ -15,6 +15,8 @@ from urllib.parse import urlsplit
 if TYPE_CHECKING:
     from obstore.store import S3Store
 
+    from byok8s.worker.spec import Bucket
+
 # obstore asks again for credentials that expire within five minutes; one more keeps it from
 # asking at every request, and a refreshed file is seen after a minute at most.
 _REREAD = timedelta(minutes=6)
@@ -24,6 +26,15 @@ _CERTIFICATE = re.compile(r"InvalidCertificate\(\s*(\w+)")
 _BAD_KEYS = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "ExpiredToken"}
 
 CredentialSource = Callable[[], "dict[str, Any]"]
+
+# Ten pauses with jitter, of 0.1 s at first and then half as long again each time on average: an
+# outage of 20 s is outlasted. obstore's own pauses hardly grow, and end after 3 s.
+_RETRIES = 10
+_BACKOFF = {
+    "init_backoff": timedelta(seconds=0.1),
+    "max_backoff": timedelta(seconds=10),
+    "base": 3,
+}
 
 
 class TransferError(Exception):
@@ -75,7 +86,7 @@ def open_store(
     unsigned: bool = False,
     ca_file: str | None = None,
     read_timeout: float = 120.0,
-    retries: int = 8,
+    retries: int = _RETRIES,
     options: dict[str, Any] | None = None,
 ) -> S3Store:
     """Open a bucket; nothing is sent yet.
@@ -96,7 +107,9 @@ def open_store(
     client: Any = {
         "timeout": timedelta(minutes=30),  # of a whole request; obstore's own is 30 s
         "read_timeout": timedelta(seconds=read_timeout),
-        "connect_timeout": timedelta(seconds=4),  # a lost SYN is better tried again
+        # a connection is better tried again than waited for: the kernel repeats a lost SYN after
+        # 1 s and then 3 s, a resolver a lost question after 5 s
+        "connect_timeout": timedelta(seconds=2.5),
     }
     if endpoint:
         endpoint = endpoint.rstrip("/") if "://" in endpoint else f"https://{endpoint.rstrip('/')}"
@@ -105,7 +118,8 @@ def open_store(
         config["aws_endpoint_url_s3"] = endpoint if path_style else _with_bucket(endpoint, bucket)
     config["virtual_hosted_style_request"] = not path_style
     config["disable_bulk_delete"] = True  # not every server knows DeleteObjects
-    if ca_file or (ca_file := environment("AWS_CA_BUNDLE")):
+    ca_file = ca_file or environment("AWS_CA_BUNDLE")
+    if ca_file and not (endpoint or "").startswith("http://"):
         client["root_certificate"] = Path(ca_file).read_bytes()
     if unsigned:
         config["skip_signature"] = True
@@ -116,9 +130,33 @@ def open_store(
             bucket,
             config=config,
             client_options=client,
-            retry_config={"max_retries": retries, "retry_timeout": timedelta(minutes=3)},
+            retry_config={
+                "max_retries": retries,
+                "retry_timeout": timedelta(minutes=3),
+                "backoff": cast("Any", _BACKOFF),
+            },
             credential_provider=None if unsigned else cast("Any", credentials),
         )
+
+
+def open_bucket(
+    where: Bucket,
+    credentials_file: str | os.PathLike[str] | None = None,
+    *,
+    credentials: CredentialSource | None = None,
+    ca_file: str | None = None,
+) -> S3Store:
+    """Open a bucket as `open_store` does, from its description."""
+    return open_store(
+        where.bucket,
+        where.endpoint_url,
+        where.region,
+        credentials_file,
+        credentials=credentials,
+        path_style=where.path_style,
+        ca_file=ca_file,
+        options=where.options,
+    )
 
 
 def _default_credentials(path: str | os.PathLike[str] | None) -> CredentialSource | None:

@@ -13,6 +13,7 @@ GLOBS_VARIABLE = "BYOK8S_GLOBS"  # file with what the leader's glob_wildcards fo
 STORED_VARIABLE = "BYOK8S_STORED"  # file to which the storage provider adds a line per upload
 SECRET_FOLDER = "/var/run/byok8s"  # noqa: S105 (a path, not a secret)
 CREDENTIALS_FILE = f"{SECRET_FOLDER}/credentials"  # AWS INI format, profile "default"
+CA_FILE = f"{SECRET_FOLDER}/ca.pem"  # certificates to trust beside the system's
 ENVIRONMENT_FILE = f"{SECRET_FOLDER}/environment"  # JSON object: the Snakefile's `envvars:`
 TERMINATION_LOG = "/dev/termination-log"
 # https://kubernetes.io/docs/tasks/debug/debug-application/determine-reason-pod-failure/
@@ -28,6 +29,10 @@ class Bucket:
     bucket: str
     endpoint_url: str | None = None
     region: str | None = None
+    path_style: bool = True  # ENDPOINT/BUCKET/KEY; False: BUCKET.ENDPOINT/KEY
+    storage_class: str = ""  # of what jobs store; '': the bucket's own
+    md5_etags: bool = True  # False where ETags are no MD5, as under KMS
+    options: dict[str, Any] = field(default_factory=dict)  # obstore's: encryption, requester pays
 
     def dumps(self) -> str:
         return json.dumps(asdict(self))

@@ -1,70 +1,75 @@
-"""Objects to files and back: verified, atomic, parallel, within a bounded memory."""
+"""Files to objects and back: verified, atomic, parallel, within a bounded memory."""
 
 from __future__ import annotations
 
-import hashlib
 import os
-import re
 import secrets
 import shutil
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from byok8s.worker import checksum
+from byok8s.worker.download import (
+    CONTENT,
+    PARALLEL,
+    PART,
+    PART_SIZE,
+    Downloads,
+    ObjectMeta,
+    to_meta,
+)
 from byok8s.worker.s3 import TransferError, sentences
 
 if TYPE_CHECKING:
     from obstore.store import S3Store
 
+__all__ = ["MARKER", "PART", "ObjectMeta", "Transfers", "files_below", "in_parallel", "to_meta"]
+
 T = TypeVar("T")
 R = TypeVar("R")
 
-# Objects up to this size travel in one request, larger ones in parts of it. Memory is at most
-# _PARALLEL parts of the one large file and _PARALLEL small files: 128 MiB.
-PART = 8 * 1024 * 1024
-_PARALLEL = 8
+# Files at once. Uploads need the most memory: PARALLEL + 2 parts of one large file, and the
+# others, of up to a part each: 180 MiB.
+_FILES = 12
 _MOST_PARTS = 9_000  # S3 takes 10,000
-_PART_SIZE = "byok8s-part-size"  # user metadata: what the ETag of a multipart object is made of
-_ATTEMPTS = 3
-_MD5 = re.compile(r"[0-9a-f]{32}")
-_MULTIPART = re.compile(r"([0-9a-f]{32})-(\d+)")
 # Snakemake's own marker in directory outputs; here it also makes an empty directory exist
 MARKER = ".snakemake_timestamp"
-
-
-@dataclass(frozen=True, slots=True)
-class ObjectMeta:
-    """What a store tells of an object: bytes, epoch seconds, ETag without quotes."""
-
-    size: int
-    mtime: float
-    etag: str = ""
 
 
 class Transfers:
     """Moves files between one bucket and the disk."""
 
-    def __init__(self, store: S3Store) -> None:
+    def __init__(self, store: S3Store, storage_class: str = "", *, md5_etags: bool = True) -> None:
+        """storage_class is S3's word for it, '' for the bucket's own.
+
+        Without md5_etags the checksum travels in each object's metadata.
+        """
         self.store = store
         self.bucket: str = store.config["bucket"]
-        # False once a store has shown that its ETags are no MD5 (SSE-KMS, some servers)
-        self.etags_are_md5 = True
-        self._one_large = threading.Lock()
+        self._downloads = Downloads(store, md5_etags=md5_etags)
+        self._attributes = {"Storage-Class": storage_class} if storage_class else {}
 
-    def get_file(self, key: str, path: Path) -> ObjectMeta:
+    @property
+    def etags_are_md5(self) -> bool:
+        """Whether a plain ETag is the MD5 of the content, as far as is known."""
+        return self._downloads.etags_are_md5
+
+    def get_file(self, key: str, path: Path, known: ObjectMeta | None = None) -> ObjectMeta:
         """Download an object; the file appears complete or not at all.
 
+        A file that is what is known of the object already is left as it is.
         Raises ObjectMissing, or TransferError when it cannot be read or verified.
         """
+        if known and self._is_here(path, known):
+            return known
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = _beside(path)
         try:
-            meta = self._get_verified(key, temporary)
+            meta = self._downloads.fetch(key, temporary)
             moment = min(meta.mtime, time.time())  # an output must not look older than its input
             os.utime(temporary, (moment, moment))
             temporary.replace(path)
@@ -72,77 +77,10 @@ class Transfers:
             temporary.unlink(missing_ok=True)
         return meta
 
-    def _get_verified(self, key: str, path: Path) -> ObjectMeta:
-        seen = ""
-        for _ in range(_ATTEMPTS):
-            try:
-                meta, digest = self._get(key, path)
-            except _Broken as error:
-                problem = str(error)
-                continue
-            if not digest or digest == meta.etag or not self.etags_are_md5:
-                return meta
-            # twice the same bytes, and all of them: the ETag is no MD5 here
-            if digest == seen and self._size(key) == meta.size:
-                self.etags_are_md5 = False
-                return meta
-            seen, problem = digest, "its content does not match its checksum"
-        raise TransferError(
-            f"Could not read s3://{self.bucket}/{key}: {problem}, {_ATTEMPTS} times; "
-            "run again, and check the network if it stays."
-        )
-
-    def _size(self, key: str) -> int:
-        with sentences("read", self.bucket, key):
-            return self.store.head(key)["size"]
-
-    def _get(self, key: str, path: Path) -> tuple[ObjectMeta, str]:
-        """Fetch once; returns also the ETag that the bytes should have, '' when unknown."""
-        with sentences("read", self.bucket, key):
-            result = self.store.get(key)
-            meta = to_meta(result.meta)
-            if meta.size > PART:
-                with self._one_large:
-                    return meta, self._get_parts(key, path, result, meta)
-            data = _whole(result, meta.size)
-        path.write_bytes(data)
-        return meta, _md5(data).hexdigest() if _MD5.fullmatch(meta.etag) else ""
-
-    def _get_parts(self, key: str, path: Path, result: Any, meta: ObjectMeta) -> str:
-        """Fetch in parallel ranges of one version; the first one is already under way."""
-        part, multipart = _part_size(result.attributes, meta)
-        starts = range(0, meta.size, part)
-        check = multipart and self.etags_are_md5
-        with open(path, "wb", buffering=0) as file:
-            file.truncate(meta.size)
-
-            def fetch(start: int) -> bytes:
-                end = min(start + part, meta.size)
-                if start == 0:
-                    data: Any = _start(result, end)
-                else:
-                    options: Any = {"range": (start, end)}
-                    if meta.etag:  # 412 when the object was replaced meanwhile
-                        options["if_match"] = f'"{meta.etag}"'
-                    data = _whole(self._get_range(key, options), end - start)
-                os.pwrite(file.fileno(), data, start)
-                return _md5(data).digest() if check else b""
-
-            digests = in_parallel(fetch, starts, workers=max(1, _PARALLEL * PART // part))
-        if check:
-            return f"{_md5(b''.join(digests)).hexdigest()}-{len(digests)}"
-        if self.etags_are_md5 and _MD5.fullmatch(meta.etag):
-            with open(path, "rb") as whole:
-                return hashlib.file_digest(whole, _md5).hexdigest()
-        return ""
-
-    def _get_range(self, key: str, options: Any) -> Any:
-        from obstore.exceptions import PreconditionError
-
-        try:
-            return self.store.get(key, options=options)
-        except PreconditionError:
-            raise _Broken("it was replaced while it was read") from None
+    def _is_here(self, path: Path, known: ObjectMeta) -> bool:
+        if not (self.etags_are_md5 and path.is_file() and path.stat().st_size == known.size):
+            return False
+        return checksum.has_etag(path, known.etag)
 
     def put_file(self, key: str, path: Path) -> ObjectMeta:
         """Upload a file; the object appears complete or not at all.
@@ -156,10 +94,10 @@ class Transfers:
             if before.st_size <= PART:
                 data = path.read_bytes()
                 size = len(data)
-                etag = _etag(self.store.put(key, data, use_multipart=False))
+                etag = self._put_bytes(key, data)
             else:
                 size = before.st_size
-                with self._one_large:
+                with self._downloads.one_large:
                     etag = self._put_parts(key, path, size)
         after = path.stat()
         if (after.st_size, after.st_mtime_ns) != (size, before.st_mtime_ns):
@@ -169,21 +107,31 @@ class Transfers:
             )
         return ObjectMeta(size, time.time(), etag)
 
+    def _put_bytes(self, key: str, data: bytes) -> str:
+        attributes = dict(self._attributes)
+        if not self.etags_are_md5:
+            attributes[CONTENT] = checksum.md5(data).hexdigest()
+        return _etag(self.store.put(key, data, attributes=attributes, use_multipart=False))
+
     def _put_parts(self, key: str, path: Path, size: int) -> str:
         part = max(PART, -(-size // _MOST_PARTS))
+        attributes = {**self._attributes, PART_SIZE: str(part)}
+        if not self.etags_are_md5:
+            attributes[CONTENT] = checksum.parts_etag(path, part)
         etag = _etag(
             self.store.put(
                 key,
-                path,
-                attributes={_PART_SIZE: str(part)},
+                _parts(path, part, size),
+                attributes=attributes,
+                use_multipart=True,
                 chunk_size=part,
-                max_concurrency=max(1, _PARALLEL * PART // part),
+                max_concurrency=max(1, PARALLEL * PART // part),
             )
         )
         parts = -(-size // part)
-        if (found := _MULTIPART.fullmatch(etag)) and int(found[2]) != parts:
+        if (found := checksum.parts_of(etag)) and found != parts:
             raise TransferError(
-                f"s3://{self.bucket}/{key} has {found[2]} parts where {parts} were sent; run again."
+                f"s3://{self.bucket}/{key} has {found} parts where {parts} were sent; run again."
             )
         return etag
 
@@ -230,7 +178,7 @@ class Transfers:
             old = self.list(f"{key}/") if old is None else old
             self.delete(f"{key}/{name}" for name in {*old} - {*names, MARKER})
             with sentences("write", self.bucket, f"{key}/{MARKER}"):
-                etag = _etag(self.store.put(f"{key}/{MARKER}", b"", use_multipart=False))
+                etag = self._put_bytes(f"{key}/{MARKER}", b"")
             stored[MARKER] = ObjectMeta(0, time.time(), etag)
         except BaseException:
             self.delete(f"{key}/{name}" for name in self.list(f"{key}/"))
@@ -259,11 +207,7 @@ class Transfers:
                 self.store.delete(keys)
 
 
-class _Broken(Exception):
-    """A body of another length than announced."""
-
-
-def in_parallel(work: Callable[[T], R], items: Iterable[T], workers: int = _PARALLEL) -> list[R]:
+def in_parallel(work: Callable[[T], R], items: Iterable[T], workers: int = _FILES) -> list[R]:
     """Results in order; the first failure is raised and what has not begun is left out."""
     items = list(items)
     if len(items) < 2 or workers == 1:
@@ -295,47 +239,19 @@ def files_below(folder: Path) -> Iterator[str]:
                 raise TransferError(f"{path} is a broken link; remove it, or mend it.")
 
 
-def to_meta(meta: Any) -> ObjectMeta:
-    """obstore's description of an object in ours."""
-    etag = (meta["e_tag"] or "").strip('"')
-    return ObjectMeta(meta["size"], meta["last_modified"].timestamp(), etag)
-
-
 def _etag(result: Any) -> str:
     return (result["e_tag"] or "").strip('"')
 
 
-def _md5(data: Any = b"") -> Any:
-    return hashlib.md5(data, usedforsecurity=False)
-
-
-def _part_size(attributes: Any, meta: ObjectMeta) -> tuple[int, bool]:
-    """The size of ranges, and whether they are the parts that the ETag is made of."""
-    found = _MULTIPART.fullmatch(meta.etag)
-    told = str(attributes.get(_PART_SIZE, ""))
-    if found and told.isdigit() and int(told):
-        if -(-meta.size // int(told)) != int(found[2]):
-            raise _Broken(f"{meta.size} bytes are announced, not {found[2]} parts of {told}")
-        return int(told), True
-    return PART, False
-
-
-def _whole(result: Any, size: int) -> Any:
-    """The body, as something with the buffer protocol."""
-    data = result.bytes()
-    if len(data) != size:
-        raise _Broken(f"{len(data)} bytes came of {size}")
-    return data
-
-
-def _start(result: Any, size: int) -> Any:
-    """The first bytes of an open download, which is then given up."""
-    data = bytearray()
-    for chunk in result.stream(min_chunk_size=1024 * 1024):
-        data += chunk
-        if len(data) >= size:
-            return memoryview(data)[:size]
-    raise _Broken(f"{len(data)} bytes came of {size}")
+def _parts(path: Path, part: int, size: int) -> Iterator[bytes]:
+    """A file in pieces, for an upload."""
+    with open(path, "rb", buffering=0) as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
+        for start in range(0, size, part):
+            data = os.pread(file.fileno(), part, start)
+            if len(data) != min(part, size - start):
+                raise TransferError(f"{path} became shorter while it was read; run again.")
+            yield data
 
 
 def _beside(path: Path) -> Path:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from byok8s.exceptions import Byok8sError, SettingsError, WorkflowFailed
+from byok8s.workflow.content import compare_objects
 from byok8s.workflow.events import EventHandler, Listener
 from byok8s.workflow.resources import check_rules
 
@@ -154,6 +155,7 @@ def _parsed_workflow(workflow_api: Any, plan: Plan, parts: Parts) -> Any:
     # Scripts are compared by content (provenance.script_code): on another machine, or after a
     # checkout, their modification time would re-run everything.
     Job.outputs_older_than_script_or_notebook = _none
+    compare_objects()
     workflow = workflow_api._get_workflow()
     workflow_api._workflow_store = workflow
     workflow.include(workflow_api.snakefile, overwrite_default_target=True)

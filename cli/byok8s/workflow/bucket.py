@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from byok8s.exceptions import StorageError
 from byok8s.settings import S3Settings
+from byok8s.storage.bucket import describe
 from byok8s.storage.inventory import OURS
 from byok8s.storage.objects import Objects
-from byok8s.worker.s3 import open_store
+from byok8s.worker.s3 import open_bucket
 from byok8s.workflow.api import PROVIDER
 from byok8s.workflow.globbing import BucketGlob
 from byok8s.workflow.inputs import LocalInputs
@@ -42,10 +43,14 @@ class WorkflowBucket:
     def of(cls, s3: S3Settings, account: Account, workdir: Path) -> WorkflowBucket:
         """Open the bucket of a run and make this process its leader."""
 
-        def open_bucket(name: str) -> Any:
-            return open_store(name, s3.endpoint_url, s3.region, credentials=_for_obstore(account))
+        credentials, ca_file = _for_obstore(account), str(s3.ca_file) if s3.ca_file else None
 
-        leader = Lead(s3.location.bucket, s3.location.prefix, open_bucket)
+        def opened(name: str) -> Objects:
+            where = describe(s3, name)
+            store = open_bucket(where, credentials=credentials, ca_file=ca_file)
+            return Objects(store, where.storage_class, md5_etags=where.md5_etags)
+
+        leader = Lead(s3.location.bucket, s3.location.prefix, opened)
         objects = leader.inventory().objects
         inputs = LocalInputs(leader.inventory(), s3.location.prefix, workdir)
         leader.look_local = inputs.look
@@ -75,7 +80,7 @@ class WorkflowBucket:
                 self.objects.get_folder(key, folder / path, entry.names)
                 count += len(entry.names)
             else:
-                self.objects.get_file(key, folder / path)
+                self.objects.get_file(key, folder / path, entry.meta)
                 count += 1
         return count
 

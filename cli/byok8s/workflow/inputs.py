@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,13 +12,10 @@ from pathlib import Path
 
 from byok8s.storage.inventory import OURS, Entry, Inventory
 from byok8s.storage.objects import ObjectMeta
-from byok8s.worker.transfer import PART, files_below, in_parallel
+from byok8s.worker.checksum import has_etag, tells_content
+from byok8s.worker.transfer import files_below, in_parallel
 
 RECORD = "uploads.json"
-_MULTIPART = re.compile(r"[0-9a-f]{32}-(\d+)")
-_MIB = 1024 * 1024
-# Part sizes of byok8s and the AWS tools, of obstore, and of other clients
-_PART_SIZES = (PART, 5 * _MIB, 16 * _MIB, 64 * _MIB)
 
 
 @dataclass(frozen=True)
@@ -135,7 +131,7 @@ class LocalInputs:
             sha256 = _sha256(local.path)
             same = sha256 == upload.sha256
         else:
-            same = _has_etag(local.path, local.size, entry.etag)
+            same = has_etag(local.path, entry.etag)
         if same:
             self._remember(local, sha256, entry.etag)
         return not same
@@ -149,8 +145,13 @@ class LocalInputs:
         }
 
     def _upload(self, local: _Local) -> None:
-        sha256 = _sha256(local.path)
-        meta: ObjectMeta = self._inventory.objects.put_file(local.key, local.path)
+        objects = self._inventory.objects
+        meta: ObjectMeta = objects.put_file(local.key, local.path)
+        sha256 = ""
+        if not (objects.etags_are_md5 and tells_content(meta.etag)):
+            sha256 = _sha256(local.path)
+            if local.path.stat().st_mtime_ns != local.mtime_ns:
+                sha256 = ""  # of another content than was uploaded
         self._inventory.told_stored(local.key, meta.size, meta.mtime, meta.etag)
         self._pending.pop(local.key, None)
         self._remember(local, sha256, meta.etag)
@@ -188,23 +189,3 @@ class LocalInputs:
 def _sha256(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _has_etag(path: Path, size: int, etag: str) -> bool:
-    """Whether a file's content is what an ETag stands for; False also when that cannot be told."""
-
-    def md5(data: bytes = b"") -> hashlib._Hash:
-        return hashlib.md5(data, usedforsecurity=False)
-
-    with open(path, "rb") as file:
-        found = _MULTIPART.fullmatch(etag)
-        if not found:
-            return hashlib.file_digest(file, md5).hexdigest() == etag
-        parts = int(found[1])
-        for part in {*_PART_SIZES, -(-size // parts // _MIB) * _MIB}:
-            if part and -(-size // part) == parts:
-                file.seek(0)
-                digests = b"".join(md5(file.read(part)).digest() for _ in range(parts))
-                if f"{md5(digests).hexdigest()}-{parts}" == etag:
-                    return True
-    return False

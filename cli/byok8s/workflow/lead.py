@@ -22,11 +22,11 @@ class Lead:
         self,
         bucket: str,
         prefix: str,
-        open_bucket: Callable[[str], Any],
+        open_bucket: Callable[[str], Objects],
         look_local: Callable[[str], Entry | None] = lambda key: None,
         before_retrieval: Callable[[], object] = lambda: None,
     ) -> None:
-        """open_bucket gives an obstore S3Store, with credentials that refresh themselves.
+        """open_bucket opens a bucket by name, with credentials that refresh themselves.
 
         look_local is asked for keys of the run's prefix before the bucket is (LocalInputs.look);
         before_retrieval is called before a download (LocalInputs.flush).
@@ -43,7 +43,7 @@ class Lead:
         bucket = bucket or self.bucket
         if bucket not in self._inventories:
             prefix = self.prefix if bucket == self.bucket else None
-            self._inventories[bucket] = Inventory(Objects(self._open_bucket(bucket)), prefix)
+            self._inventories[bucket] = Inventory(self._open_bucket(bucket), prefix)
         return self._inventories[bucket]
 
     def keys_below(self, folder: str) -> list[str]:
@@ -85,6 +85,16 @@ def lead(leader: Lead | None) -> None:
     """Make this process the leader's (None: no longer)."""
     global _leader  # noqa: PLW0603 (Snakemake makes the providers; there is no other way in)
     _leader = leader
+
+
+def knows(file: Any) -> bool:
+    """Whether a file of a job is an object that the leader answers for.
+
+    Not of another provider, nor of this one with settings of its own (another server, perhaps).
+    """
+    if not file.is_storage:
+        return False
+    return getattr(file.storage_object.provider, "leader", None) is not None
 
 
 def split_query(query: str) -> tuple[str, str]:

@@ -14,7 +14,7 @@ from string import Formatter
 from typing import Any
 
 from byok8s.worker.spec import Command, File
-from byok8s.workflow.lead import Lead, split_query
+from byok8s.workflow.lead import Lead, knows, split_query
 
 # What a command may name beside values of the Snakefile. Of the job's other parts, `resources`
 # hold paths of this machine (tmpdir), and `name` means something else here than in a pod.
@@ -74,7 +74,7 @@ def _files(files: Iterable[Any], allowed: frozenset[str], lead: Lead) -> list[Fi
     """The files as keys and local paths; None when one is not a plain file of the run's bucket."""
     found = []
     for file in files:
-        if not file.is_storage or not set(file.flags) <= allowed:
+        if not knows(file) or not set(file.flags) <= allowed:
             return None
         query = str(file.storage_object.query)
         if not query.startswith(f"s3://{lead.bucket}/"):

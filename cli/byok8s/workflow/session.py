@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 from byok8s.batch.placement import ANYWHERE, Placement
 from byok8s.progress import file_size
 from byok8s.settings import S3Settings
+from byok8s.storage.bucket import describe
 from byok8s.storage.inventory import OURS
 from byok8s.worker.spec import (
+    CA_FILE,
     CREDENTIALS_FILE,
     ENVIRONMENT_FILE,
     SECRET_FOLDER,
@@ -22,6 +24,7 @@ from byok8s.worker.spec import (
 from byok8s.worker.transfer import ObjectMeta
 from byok8s.workflow import sources
 from byok8s.workflow.events import Listener
+from byok8s.workflow.lead import knows
 
 if TYPE_CHECKING:
     from byok8s.batch import BatchSystem, KubeClient, Limits, RunIdentity
@@ -62,7 +65,7 @@ class Session:
 
     @property
     def bucket(self) -> Bucket:
-        return Bucket(self.s3.location.bucket, self.s3.endpoint_url, self.s3.region)
+        return describe(self.s3)
 
     @property
     def pod_env(self) -> dict[str, str]:
@@ -73,6 +76,7 @@ class Session:
             "AWS_ENDPOINT_URL_S3": self.s3.endpoint_url or "",
             "AWS_REGION": region,
             "AWS_DEFAULT_REGION": region,
+            "AWS_CA_BUNDLE": CA_FILE if self.s3.ca_file else "",
         }
         return {name: value for name, value in env.items() if value}
 
@@ -100,6 +104,8 @@ class Session:
         from byok8s.batch import BatchSystem
 
         files = {Path(CREDENTIALS_FILE).name: self.credentials()}
+        if self.s3.ca_file:
+            files[Path(CA_FILE).name] = self.s3.ca_file.read_text()
         if envvars:
             files[Path(ENVIRONMENT_FILE).name] = json.dumps(dict(envvars))
         self.batch = BatchSystem(
@@ -196,4 +202,4 @@ class Session:
 
 
 def _queries(files: Any) -> list[str]:
-    return [str(file.storage_object.query) for file in files if file.is_storage]
+    return [str(file.storage_object.query) for file in files if knows(file)]

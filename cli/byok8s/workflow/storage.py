@@ -3,9 +3,9 @@
 Imported in pods too, so: nothing of boto3, kubernetes, click or rich. In the leader `lead` says
 where the bucket is and what is known of it; elsewhere, and with plain `snakemake
 --default-storage-provider byok8s`, settings and the AWS_* environment do.
-
-No `from __future__ import annotations` here: Snakemake reads the types of the settings' fields.
 """
+
+from __future__ import annotations
 
 import asyncio
 import json
@@ -15,14 +15,12 @@ import shutil
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 from snakemake_interface_common.exceptions import WorkflowError
 from snakemake_interface_storage_plugins.common import Operation
 from snakemake_interface_storage_plugins.io import IOCacheStorageInterface, get_constant_prefix
-from snakemake_interface_storage_plugins.settings import StorageProviderSettingsBase
 from snakemake_interface_storage_plugins.storage_object import (
     StorageObjectGlob,
     StorageObjectRead,
@@ -38,47 +36,17 @@ from snakemake_interface_storage_plugins.storage_provider import (
 
 from byok8s.exceptions import StorageError
 from byok8s.storage.inventory import Entry, Inventory
-from byok8s.storage.objects import Objects
-from byok8s.worker.s3 import TransferError, open_store
+from byok8s.worker.checksum import is_plain
+from byok8s.worker.s3 import TransferError
 from byok8s.worker.spec import FACTS_VARIABLE, S3_VARIABLE, STORED_VARIABLE
 from byok8s.worker.transfer import MARKER, ObjectMeta
 from byok8s.workflow.lead import QUERY, Lead, current, lead
+from byok8s.workflow.storage_settings import StorageProviderSettings
 
 __all__ = ["Lead", "StorageObject", "StorageProvider", "StorageProviderSettings", "lead"]
 
 _BUCKET = re.compile(r"([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])")
 _POOL = ThreadPoolExecutor(16, "byok8s-s3")  # transfers at once, each of one file or folder
-
-
-@dataclass
-class StorageProviderSettings(StorageProviderSettingsBase):
-    """Where the S3 server is. Never credentials: Snakemake prints settings on command lines."""
-
-    endpoint_url: Optional[str] = field(  # noqa: UP045 (Snakemake knows Optional only)
-        default=None, metadata={"help": "S3 endpoint (default: AWS_ENDPOINT_URL_S3, else AWS)"}
-    )
-    region: Optional[str] = field(  # noqa: UP045
-        default=None, metadata={"help": "S3 region (default: AWS_REGION, else us-east-1)"}
-    )
-    credentials_file: Optional[str] = field(  # noqa: UP045
-        default=None,
-        metadata={"help": "AWS credentials file (default: AWS_SHARED_CREDENTIALS_FILE)"},
-    )
-    addressing: Optional[str] = field(  # noqa: UP045
-        default=None,
-        metadata={
-            "help": "path: ENDPOINT/BUCKET/KEY, the default; virtual: BUCKET.ENDPOINT/KEY",
-            "choices": ["path", "virtual"],
-        },
-    )
-    signing: Optional[str] = field(  # noqa: UP045
-        default=None,
-        metadata={"help": "off: for public buckets, without credentials", "choices": ["on", "off"]},
-    )
-    ca_file: Optional[str] = field(  # noqa: UP045
-        default=None,
-        metadata={"help": "Certificates to trust beside the system's (default: AWS_CA_BUNDLE)"},
-    )
 
 
 class StorageProvider(StorageProviderBase):
@@ -90,7 +58,7 @@ class StorageProvider(StorageProviderBase):
         self._own: dict[str, Inventory] = {}
         self.settings = self.settings or StorageProviderSettings()
         # of a tagged provider with settings of its own, the leader knows nothing
-        self._plain = asdict(self.settings) == asdict(StorageProviderSettings())
+        self._plain = self.settings == StorageProviderSettings()
         self._cache: IOCacheStorageInterface | None = None
 
     @property
@@ -103,19 +71,9 @@ class StorageProvider(StorageProviderBase):
         if self.leader:
             return self.leader.inventory(bucket)
         if bucket not in self._own:
-            settings = self.settings
-            store = open_store(
-                bucket,
-                settings.endpoint_url,
-                settings.region,
-                settings.credentials_file,
-                path_style=settings.addressing != "virtual",
-                unsigned=settings.signing == "off",
-                ca_file=settings.ca_file,
-            )
-            self._own[bucket] = Inventory(Objects(store))
+            self._own[bucket] = Inventory(self.settings.open(bucket))
             facts = os.environ.get(FACTS_VARIABLE)
-            if facts and Path(facts).exists():
+            if self._plain and facts and Path(facts).exists():
                 told = json.loads(Path(facts).read_text())
                 if told["bucket"] == bucket:
                     self._own[bucket].learn(told)
@@ -252,10 +210,14 @@ class StorageObject(StorageObjectRead, StorageObjectWrite, StorageObjectGlob, St
         return self._entry().total
 
     def checksum(self) -> str | None:
+        """The content's MD5 where the store tells it, else the ETag: when it is the same as
+        before, so is the content.
+        """
         entry = self._find()
-        if entry is None or not re.fullmatch("[0-9a-f]{32}", entry.etag):
+        if entry is None or not entry.etag:
             return None
-        return f"md5:{entry.etag}" if self._inventory.objects.etags_are_md5 else None
+        md5 = is_plain(entry.etag) and self._inventory.objects.etags_are_md5
+        return f"{'md5' if md5 else 'etag'}:{entry.etag}"
 
     async def managed_retrieve(self) -> None:
         await self.wait_for_free_space()
@@ -277,7 +239,7 @@ class StorageObject(StorageObjectRead, StorageObjectWrite, StorageObjectGlob, St
             else:
                 if path.is_dir():
                     shutil.rmtree(path)
-                objects.get_file(self.key, path)
+                objects.get_file(self.key, path, entry.meta)
 
     def store_object(self) -> None:
         """Upload the local path; what was a file and becomes a folder, or back, is replaced."""
