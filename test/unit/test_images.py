@@ -472,3 +472,18 @@ def test_uv_installs_for_the_images_python(monkeypatch):
     monkeypatch.setattr(local.importlib.util, "find_spec", lambda _: object())
     assert local._installer("3.11")[:5] == [sys.executable, "-m", "uv", "pip", "install"]
     assert local._installer("3.11")[-2:] == ["--python-version", "3.11"]
+
+
+def test_storage_plugins_beside_byok8s_go_into_the_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = tmp_path / "snakemake_storage_plugin_x-1.2.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: Snakemake_storage_plugin.X\nVersion: 1.2\n"
+    )
+    before = recipe.Recipe.load()
+    monkeypatch.syspath_prepend(tmp_path)
+    after = recipe.Recipe.load()
+    assert set(after.requirements) - set(before.requirements) == {"snakemake-storage-plugin-x==1.2"}
+    assert any(line.startswith("snakemake-storage-plugin-x==1.2") for line in after.constraints)

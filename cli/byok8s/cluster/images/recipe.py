@@ -23,6 +23,8 @@ from byok8s.cluster.images import oci
 FILES = Path(__file__).parent / "recipe"
 PACKAGES_FOLDER = "opt/byok8s"
 
+_STORAGE_PLUGIN = "snakemake-storage-plugin-"
+
 # What pods import. The rest of byok8s needs libraries that are not in the image, and leaving it
 # out keeps the image the same when only the command line changes.
 _CODE = (
@@ -49,7 +51,7 @@ class Recipe:
     @classmethod
     def load(cls, extra: Iterable[str] = ()) -> Recipe:
         """The recipe as it is beside this byok8s; `extra` are further pip requirements."""
-        names = _lines(FILES / "requirements.txt")
+        names = (*_lines(FILES / "requirements.txt"), *_storage_plugins())
         return cls(
             packages=_lines(FILES / "packages.txt"),
             requirements=(*(f"{name}=={metadata.version(name)}" for name in names), *extra),
@@ -111,6 +113,14 @@ def fingerprint(*parts: str | bytes | Iterable[str]) -> str:
 def code_fingerprint() -> str:
     """Twelve hexadecimal digits that change with byok8s's own files in the image."""
     return fingerprint(*(part for path, name in code() for part in (name, path.read_bytes())))
+
+
+def _storage_plugins() -> list[str]:
+    """Snakemake's storage plugins beside byok8s: a Snakefile that uses one is read in pods, too."""
+    from packaging.utils import canonicalize_name
+
+    found = (canonicalize_name(each.metadata["Name"]) for each in metadata.distributions())
+    return sorted({name for name in found if name.startswith(_STORAGE_PLUGIN)})
 
 
 def _pins(names: Iterable[str]) -> Iterator[str]:
