@@ -16,7 +16,7 @@ import argparse
 import json
 import os
 import platform
-import resource
+import re
 import statistics
 import subprocess
 import sys
@@ -91,12 +91,14 @@ def turn(direction: str, side: str, bucket: str, key: str, path: Path) -> None:
     store.list(chunk_size=1).collect()  # the way to the server is known
     began, cpu = time.monotonic(), time.process_time()
     WAYS[direction, side](store, key, path)
-    took = Turn(
-        time.monotonic() - began,
-        time.process_time() - cpu,
-        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-    )
+    took = Turn(time.monotonic() - began, time.process_time() - cpu, peak_memory())
     print(json.dumps(asdict(took)))
+
+
+def peak_memory() -> int:
+    """Bytes; not what getrusage tells, which begins with that of the parent process."""
+    (kilobytes,) = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    return int(kilobytes) * 1024
 
 
 def measure(direction: str, side: str, bucket: str, key: str, path: Path) -> Turn:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -411,21 +412,22 @@ class TestVerification:
     def test_a_large_file_needs_little_memory(
         self, proxy: S3Proxy, server: S3Server, bucket: str, tmp_path: Path
     ) -> None:
-        size = 500 * 1000 * 1000
+        size = 250 * 1000 * 1000
         with open(tmp_path / "a", "wb") as file:
             file.truncate(size)
         script = (
-            "import resource, sys; from pathlib import Path\n"
+            "import sys; from pathlib import Path\n"
             "from byok8s.worker.s3 import open_store\n"
             "from byok8s.worker.transfer import Transfers\n"
             "transfers = Transfers(open_store(sys.argv[1], sys.argv[2]))\n"
             "transfers.put_file('k', Path(sys.argv[3]))\n"
             "transfers.get_file('k', Path(sys.argv[3] + '-back'))\n"
-            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
+            "print(Path('/proc/self/status').read_text())\n"
         )
         command = [sys.executable, "-c", script, bucket, server.endpoint_url, tmp_path / "a"]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
-        assert int(done.stdout) * 1024 < 200 * 1024 * 1024
+        (peak,) = re.findall(r"VmHWM:\s+(\d+) kB", done.stdout)
+        assert int(peak) * 1024 < 200 * 1000 * 1000
         assert (tmp_path / "a-back").stat().st_size == size
         (tmp_path / "a-back").unlink()
 
@@ -534,11 +536,11 @@ class TestConnections:
             for one in fill:
                 one.setblocking(False)
                 one.connect_ex(address)
-            store = open_store(bucket, f"http://127.0.0.1:{address[1]}", retries=1)
+            store = open_store(bucket, f"http://127.0.0.1:{address[1]}", retries=0)
             began = time.monotonic()
             with pytest.raises(TransferError, match="cannot be reached or does not answer"):
                 Transfers(store).list("")
-            assert 4 < time.monotonic() - began < 8
+            assert time.monotonic() - began < 4
             for one in fill:
                 one.close()
 

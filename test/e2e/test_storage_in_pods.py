@@ -1,0 +1,109 @@
+"""Files in S3 from inside pods: another way to the server, other buckets, and more than memory."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import textwrap
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from byok8s.cluster import ClusterInfo, S3Server
+from support.project import Project
+from support.s3proxy import S3Proxy
+
+
+@pytest.fixture
+def server(cluster: ClusterInfo) -> S3Server:
+    assert cluster.s3 is not None
+    return cluster.s3
+
+
+@pytest.fixture
+def secure(server: S3Server, tmp_path: Path) -> Iterator[S3Proxy]:
+    """The S3 server with TLS, by a certificate that nobody else trusts: in tmp_path/ca.pem."""
+    host = urlsplit(server.endpoint_url).hostname or ""
+    pem = tmp_path / "server.pem"
+    subprocess.run(
+        f"openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=test -days 1 -keyout {pem} "
+        f"-out {tmp_path}/ca.pem -addext subjectAltName=IP:{host} "
+        f"-addext basicConstraints=critical,CA:FALSE && cat {tmp_path}/ca.pem >> {pem}",
+        shell=True,
+        check=True,
+        capture_output=True,
+    )
+    with S3Proxy(server.endpoint_url, host=host, certificate=pem) as running:
+        yield running
+
+
+def test_pods_know_authority_encryption_and_storage_class(
+    project: Project, server: S3Server, secure: S3Proxy, tmp_path: Path
+) -> None:
+    other = f"test-{uuid.uuid4().hex[:12]}"
+    project.s3.create_bucket(Bucket=other)
+    project.s3.put_object(Bucket=other, Key="in.txt", Body=b"other\n")
+    project.put("in.txt", "ours\n")
+    text = f"""
+        storage elsewhere:
+            provider="byok8s",
+            endpoint_url="{server.endpoint_url}"
+        rule all:
+            input: "lean.txt", "snakemake.txt"
+        rule lean:
+            input: "in.txt"
+            output: "lean.txt"
+            shell: "cat {{input}} > {{output}}"
+        rule snakemake:
+            input: "in.txt", storage.elsewhere("s3://{other}/in.txt")
+            output: "snakemake.txt"
+            shell: "cat {{input}} > {{output}}"
+        """
+    project.write({"Snakefile": textwrap.dedent(text)})
+    done = project.run(
+        f"--s3-endpoint-url={secure.endpoint_url}",
+        *("--s3-sse=AES256", "--s3-storage-class=STANDARD_IA"),
+        AWS_CA_BUNDLE=str(tmp_path / "ca.pem"),
+        AWS_ACCESS_KEY_ID=server.access_key,
+        AWS_SECRET_ACCESS_KEY=server.secret_key,
+    )
+    assert done.code == 0, done.text
+    assert project.get("lean.txt") == "ours\n" and project.get("snakemake.txt") == "ours\nother\n"
+    asked = [
+        (kind, key, headers)
+        for (kind, key), headers in zip(secure.requests, secure.headers, strict=True)
+        if ".byok8s/" not in key and kind != "LIST"
+    ]
+    assert sorted((kind, key) for kind, key, _ in asked) == [
+        ("GET", "in.txt"),
+        ("GET", "in.txt"),
+        ("PUT", "lean.txt"),
+        ("PUT", "snakemake.txt"),
+    ]
+    puts = [headers for kind, _, headers in asked if kind == "PUT"]
+    assert {headers["x-amz-server-side-encryption"] for headers in puts} == {"AES256"}
+    assert {headers["x-amz-storage-class"] for headers in puts} == {"STANDARD_IA"}
+    project.s3.delete_object(Bucket=other, Key="in.txt")
+    project.s3.delete_bucket(Bucket=other)
+
+
+def test_a_file_larger_than_the_pods_memory(
+    project: Project, s3: Any, bucket: str, tmp_path: Path
+) -> None:
+    size = 300 * 1000 * 1000
+    with open(tmp_path / "large", "wb") as file:
+        file.write(os.urandom(1000))
+        file.truncate(size)
+    s3.upload_file(str(tmp_path / "large"), bucket, "in.bin")
+    project.write(
+        {
+            "Snakefile": 'rule one:\n    input: "in.bin"\n    output: "out.bin"\n'
+            '    resources: mem_mb=150\n    shell: "ln {input} {output}"\n'
+        }
+    )
+    done = project.run()
+    assert done.code == 0, done.text
+    assert s3.head_object(Bucket=bucket, Key="out.bin")["ContentLength"] == size
