@@ -159,7 +159,7 @@ def prepare(jobs: int, note: Any) -> tuple[Any, Any]:
     from support.memory import MemoryBucket
 
     byok8s.batch.BatchSystem = NullBatch  # type: ignore[assignment, misc]
-    bucket.open_store = lambda *_, **__: memory  # type: ignore[assignment]
+    bucket.open_bucket = lambda *_, **__: memory  # type: ignore[assignment]
     memory = MemoryBucket()
 
     class Noted(Display):

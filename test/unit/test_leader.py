@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import threading
 import time
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from byok8s.workflow.events import JobFailure, JobName
 from byok8s.workflow.persistence import BucketPersistence, RecordLog
 from byok8s.workflow.rounds import Bell, Rounds
 from snakemake.jobs import Job
+from snakemake.logging import DefaultFormatter, logger
 from snakemake.persistence import MetadataRecord, PersistenceBase
 
 
@@ -138,6 +140,59 @@ def test_the_log_file_is_complete(folder: Path) -> None:
     for text in (log.read_text(), Path("seen.log").read_text()):
         assert text.count("rule one:") == 3
         assert "4 of 4 steps (100%) done" in text
+
+
+def test_the_log_file_says_of_a_job_what_snakemake_says(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("in.txt").write_text("x")
+    told: list[list[str]] = []
+
+    class Collector(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            told[-1] += DefaultFormatter().format(record).splitlines()
+
+    def both(job: Any, *_: Any) -> None:
+        logger.addHandler(collector := Collector())
+        told.append([])
+        log_info(job)
+        told.append([])
+        with monkeypatch.context() as elsewhere:
+            elsewhere.setattr(Job, "is_local", False)
+            tuning._log_info_briefly(job)
+        logger.removeHandler(collector)
+
+    log_info = tuning._log_info
+    monkeypatch.setattr(tuning, "_log_info", both)
+    run(
+        'rule all:\n    input: "a.txt"\n'
+        "rule one:\n"
+        '    input: "in.txt"\n'
+        '    output: "{name}.txt"\n'
+        '    log: "{name}.log"\n'
+        "    threads: 2\n"
+        "    priority: 3\n"
+        "    resources: mem_mb=7\n"
+        '    shell: "cp {input} {output} 2> {log}"\n'
+    )
+    theirs, ours, *_ = told
+    assert [line for line in ours if line] == [line.removeprefix("local") for line in theirs]
+    assert "    threads: 2" in ours
+    assert "Shell command: cp in.txt a.txt 2> a.log" in ours
+
+
+def test_a_long_run_has_some_lines_of_progress() -> None:
+    def lines(total: int) -> list[int]:
+        progress = [
+            logging.makeLogRecord({"event": "progress", "done": done, "total": total})
+            for done in range(1, total + 1)
+        ]
+        return [record.__dict__["done"] for record in progress if tuning._some_progress(record)]
+
+    assert lines(3) == [1, 2, 3]
+    assert 500 < len(lines(20_000)) <= 1001
+    assert lines(20_000)[-1] == 20_000
+    assert tuning._some_progress(logging.makeLogRecord({"event": "job_error"}))
 
 
 def test_a_record_is_the_one_that_snakemake_makes(

@@ -37,7 +37,7 @@ def lean_command(job: Any, lead: Lead) -> Command | None:
         return None
     if not _may_be_formatted_here(job):
         return None
-    text = job.format_wildcards(job.rule.shellcmd)
+    text = job.shellcmd
     if "<TBD>" in text:
         return None
     return Command(text, job.threads, tuple(inputs), tuple(outputs), tuple(logs))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from string import Formatter
 from typing import Any
@@ -48,15 +48,15 @@ def outside_values(job: Any) -> list[str]:
     return [f"config {_digest(job.rule.workflow.globals['config'])}"] if uses_config else []
 
 
-def _fields(template: str) -> Iterator[str]:
+@lru_cache  # asked for every job of a rule
+def _fields(template: str) -> tuple[str, ...]:
     """The fields of a command that name something other than the job's own parts."""
     try:
         parsed = list(Formatter().parse(template))
     except ValueError:  # a malformed command: Snakemake will say so
-        return
-    for _, field, _, _ in parsed:
-        if field and re.split(r"[.\[]", field, maxsplit=1)[0] not in _JOB_NAMES:
-            yield field
+        return ()
+    names = (field for _, field, _, _ in parsed if field)
+    return tuple(n for n in names if re.split(r"[.\[]", n, maxsplit=1)[0] not in _JOB_NAMES)
 
 
 def _value(job: Any, field: str) -> str | None:

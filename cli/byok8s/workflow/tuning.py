@@ -1,7 +1,7 @@
 """What Snakemake does again for every job and need do once; put in its place for a run.
 
 Each of these costs the leader more than all of byok8s's own work for a job. Snakemake's interfaces
-have no word for them (docs/decisions/0010-leader.md).
+have no word for them (docs/decisions/0012-leader.md).
 """
 
 from __future__ import annotations
@@ -12,24 +12,32 @@ from operator import is_
 from typing import Any
 
 from snakemake.io import is_flagged
+from snakemake.io.fmt import fmt_iofile
 from snakemake.jobs import Job
+from snakemake.logging import format_resources, format_wildcards, logger, timestamp
 
 # Events of which there are some for every job; what comes with another one is written at once
 _OFTEN = frozenset({"job_info", "shellcmd", "job_finished", "progress"})
 
+# Of a larger run the log file gets this many lines on how far it is
+_PROGRESS_LINES = 1000
+
 _format_shellcmd = Job.shellcmd.fget
+_log_info = Job.log_info
 _is_pipe_or_service_input = Job.is_pipe_or_service_input
 
 
 def tune(workflow: Any) -> None:
     """Make Snakemake do less for each job of a workflow that has been read."""
     Job.shellcmd = property(_shellcmd)
+    Job.log_info = _log_info_briefly
     Job.is_pipe_or_service_input = (
         _is_pipe_or_service_input if _has_pipes(workflow.rules) else lambda job, path: False
     )
     for handler in workflow.logger_manager.logfile_handlers:
         if isinstance(handler, logging.FileHandler):
             _flush_rarely(handler)
+            handler.addFilter(_some_progress)
 
 
 def _shellcmd(job: Any) -> Any:
@@ -45,6 +53,35 @@ def _shellcmd(job: Any) -> Any:
         text = _format_shellcmd(job)
         job.byok8s_shellcmd = (made_of, text)
     return text
+
+
+def _log_info_briefly(job: Any, indent: bool = False, printshellcmd: bool = True) -> None:
+    """What Snakemake's log file says of a job, as one finished text.
+
+    Snakemake gathers it for all who may want to format it: half of what it does to start a job.
+    Jobs of this machine are told as ever, since others listen to that (workflow/events.py).
+    """
+    special = indent or job.rule.message or job.rule.is_checkpoint or job.rule.is_handover
+    if special or job.is_local or job.dag.workflow.dryrun:
+        _log_info(job, indent, printshellcmd)
+        return
+    files = (
+        (name, ", ".join(fmt_iofile(f, as_input=name == "input", as_output=True) for f in some))
+        for name, some in (("input", job.input), ("output", job.output), ("log", job.log))
+    )
+    fields = {
+        **dict(files),
+        "jobid": job.jobid,
+        "benchmark": job.benchmark,
+        "reason": job.dag.reason(job),
+        "wildcards": format_wildcards(job.wildcards_dict),
+        "priority": job.priority,
+        "threads": job.threads if job.threads != 1 else None,
+        "resources": format_resources(job.resources),
+    }
+    lines = [f"    {name}: {value}" for name, value in fields.items() if value or name == "jobid"]
+    told = [timestamp(), f"rule {job.rule.name}:", *lines]
+    logger.info("\n".join(["", *told, f"Shell command: {job.shellcmd}"]))
 
 
 def _has_pipes(rules: Iterable[Any]) -> bool:
@@ -70,3 +107,12 @@ def _flush_rarely(handler: logging.FileHandler) -> None:
 
     handler.emit = emit_rarely  # type: ignore[method-assign]
     handler.flush = lambda: None  # type: ignore[method-assign]
+
+
+def _some_progress(record: logging.LogRecord) -> bool:
+    """Whether a record belongs into the log file: of many lines on the progress, some."""
+    if getattr(record, "event", None) != "progress":
+        return True
+    done: int = record.__dict__["done"]
+    total: int = record.__dict__["total"]
+    return done == total or done % (total // _PROGRESS_LINES + 1) == 0
