@@ -119,6 +119,12 @@ class S3Settings:
     ca_file: Path | None = None  # certificates to trust beside the system's
     md5_etags: bool = True  # False where an ETag was seen that is no MD5, as under KMS
 
+    def as_words(self) -> dict[str, str]:
+        """For those who look at a run from elsewhere."""
+        words = {"storage": str(self.location)}
+        words |= {"endpoint": self.endpoint_url} if self.endpoint_url else {}
+        return words | ({"region": self.region} if self.region else {})
+
 
 @dataclass(frozen=True)
 class KubeSettings:
@@ -199,6 +205,7 @@ class RunSettings:
     owner: str | None = None  # None: the user's name
     placement: PlacementSettings = field(default_factory=PlacementSettings)
     local: bool = False
+    on_exit: str = "delete"  # of the pods of an interrupted run: delete or keep
     debug: bool = False
 
     def __post_init__(self) -> None:
@@ -237,6 +244,7 @@ class RunSettings:
                 PlacementSettings.option(each.name): getattr(self.placement, each.name) or None
                 for each in fields(self.placement)
             },
+            "--on-exit": None if self.on_exit == "delete" else self.on_exit,
         }
         for option, value in told.items():
             if value is not None:

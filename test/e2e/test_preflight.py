@@ -91,7 +91,8 @@ def test_the_documented_role_is_enough_to_run(
     assert line == (
         f"The account of context '{ready.context}' may not create pods, get pods, list pods, watch "
         "pods, delete pods, deletecollection pods, get pods/log, create configmaps, get "
-        "configmaps, delete configmaps, create secrets, patch secrets or delete secrets in "
+        "configmaps, list configmaps, patch configmaps, delete configmaps, create secrets, "
+        "patch secrets or delete secrets in "
         f"namespace '{namespace}'; ask for a Role that allows it (docs/errors.md has one to "
         "apply)."
     )

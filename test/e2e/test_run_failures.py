@@ -190,18 +190,6 @@ def test_a_second_run_in_the_same_folder_is_refused(project: Project, cluster: A
     assert "Another byok8s runs in" in second.err
 
 
-def test_after_kill_9_the_same_command_finishes_the_work(project: Project, cluster: Any) -> None:
-    process = start_long_run(project)
-    wait_for_running_pod(cluster)
-    process.kill()
-    process.communicate(timeout=30)
-    kubectl(cluster, "delete", "configmaps", "-l", "app.kubernetes.io/managed-by=byok8s")
-    project.write({"Snakefile": 'rule x:\n    output: "x.txt"\n    shell: "echo 1 > {output}"\n'})
-    done = project.run()
-    assert done.code == 0, done.text
-    assert project.get("x.txt") == "1\n"
-
-
 MARKER = "marker-4711-do-not-show"
 
 

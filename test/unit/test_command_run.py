@@ -91,6 +91,7 @@ OPTIONS: list[tuple[tuple[str, ...], dict[str, Any]]] = [
         {"wait_limits": {"image": 600.0, "too_large": None}},
     ),
     (("--keep-going",), {"keep_going": True}),
+    (("--on-exit=keep",), {"on_exit": "keep"}),
     (("--param=a=1", "--param=b.c=1.10"), {"overrides": {"a": 1, "b.c": "1.10"}}),
     (("--param=a=1", "--param=a=null"), {"overrides": {"a": None}}),
     (("--download",), {"download": True}),

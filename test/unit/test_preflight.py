@@ -29,6 +29,7 @@ class FakeCluster:
         self.url: str = loopback.url
         self.namespaces = {"default", "lab"}
         self.forbidden: set[str] = set()
+        self.rules: list[dict[str, Any]] = []  # none: as where another authorizer decides
         self.delay = 0.0
         self.asked: list[str] = []
         loopback.answer = self.answer
@@ -46,6 +47,8 @@ class FakeCluster:
             found = path.rsplit("/", 1)[1] in self.namespaces
             return (200, {}) if found else (404, {"kind": "Status", "code": 404})
         review = json.loads(request.body)
+        if path.endswith("selfsubjectrulesreviews"):
+            return 201, {"status": {"resourceRules": self.rules, "incomplete": not self.rules}}
         what = review["spec"]["resourceAttributes"]
         part = f"/{what['subresource']}" if what.get("subresource") else ""
         action = f"{what['verb']} {what['resource']}{part}"

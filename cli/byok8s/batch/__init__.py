@@ -11,6 +11,7 @@ batch.shutdown()
 
 from byok8s.batch.client import ApiError, KubeClient
 from byok8s.batch.ends import Cause, Update
+from byok8s.batch.lease import Lease, RunIsLed
 from byok8s.batch.pods import PodRequest, RunIdentity
 from byok8s.batch.retry import Budget, Decision, History, RetryPolicy
 from byok8s.batch.system import BatchSystem
@@ -24,9 +25,11 @@ __all__ = [
     "Decision",
     "History",
     "KubeClient",
+    "Lease",
     "Limits",
     "PodRequest",
     "RetryPolicy",
     "RunIdentity",
+    "RunIsLed",
     "Update",
 ]

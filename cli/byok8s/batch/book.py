@@ -10,7 +10,8 @@ from queue import SimpleQueue
 
 from byok8s.batch.ends import Cause, End, Pod, Update, end_of, is_running, started_at
 from byok8s.batch.pods import PodRequest, pod_name
-from byok8s.batch.waits import Limits, Wait, terminating, wait_of
+from byok8s.batch.strays import Strays
+from byok8s.batch.waits import Limits, Wait, left_over, terminating, wait_of
 
 # Limits of a known wait beside those of what is told later: a back-off says less than the error
 # before it, the scheduler less than a look at the nodes
@@ -43,12 +44,14 @@ class Book:
         self._limits = limits
         self._jobs: dict[str, Job] = {}  # by job id, the newest attempt
         self._pods: dict[str, Job] = {}  # by pod name, until the pod is gone
-        self._strays: dict[str, Pod] = {}  # of an earlier leader of this run; issue() claims them
+        self.strays = Strays()
+        self._held: list[Job] = []  # until pods of an earlier leader are gone
         self._live: set[str] = set()  # names of pods that exist and have not ended
         self._leftover: dict[str, tuple[bool, float]] = {}  # ended, still there: succeeded, when
         self.updates: SimpleQueue[Update] = SimpleQueue()
         self.changed = threading.Condition(threading.RLock())
         self.on_room: Callable[[], None] = lambda: None
+        self.on_free: Callable[[Job], None] = lambda job: None  # a held job may be made now
 
     # --- told by issue, kill and the creators
 
@@ -65,7 +68,7 @@ class Book:
             if job.pod in self._pods:
                 raise ValueError(f"attempt {request.attempt} of '{request.id}' was issued before")
             self._jobs[request.id] = self._pods[job.pod] = job
-            stray = self._strays.pop(job.pod, None)
+            stray = self.strays.claim(job.pod, request)
             if stray is None:
                 return job
             self.acknowledge(job)
@@ -77,6 +80,25 @@ class Book:
             job.acknowledged = time.monotonic()
             if self._pods.get(job.pod) is job and not job.ended:  # it may be over by now
                 self._live.add(job.pod)
+
+    def bundles(self) -> set[str]:
+        """Pods of an earlier leader that run several jobs."""
+        with self.changed:
+            return self.strays.bundles()
+
+    def in_the_way(self, job: Job) -> set[str]:
+        """Pods of an earlier leader that have to go before the job's own is made."""
+        with self.changed:
+            return self.strays.in_the_way(job.request)
+
+    def hold(self, job: Job) -> bool:
+        """Keep a job until no such pod is left, then call `on_free`; False: none is left."""
+        with self.changed:
+            names = self.strays.in_the_way(job.request)
+            if names:
+                self._held.append(job)
+                self._set_wait(job, left_over(min(names)), quiet=True)
+            return bool(names)
 
     def kill(self, ids: Iterable[str]) -> list[Job]:
         """Mark jobs so that nothing is told of them any more; returns those that were live."""
@@ -114,8 +136,8 @@ class Book:
                 at = job.acknowledged
                 if job.pod not in listed and at is not None and at < asked:
                     self._observe(job, {"metadata": {"name": job.pod}}, gone=True)
-            for name in self._strays.keys() - listed:
-                self._drop_stray(name)
+            for name in self.strays.names() - listed:
+                self._stray_gone(name)
         for pod in pods:
             self.on_event("MODIFIED", pod)
 
@@ -123,13 +145,14 @@ class Book:
         name = pod["metadata"]["name"]
         gone = kind == "DELETED"
         with self.changed:
-            job = self._pods.get(name)
+            # a job of ours may wait for a pod of the same name to go
+            job = None if self.strays.has(name) else self._pods.get(name)
             if job is not None:
                 self._observe(job, pod, gone=gone)
-            elif gone:
-                self._drop_stray(name)
             else:
-                self._strays[name] = pod
+                self.strays.put(pod)
+                if gone:
+                    self._stray_gone(name)
 
     def _observe(self, job: Job, pod: Pod, *, gone: bool) -> None:
         if not job.ended:
@@ -217,10 +240,15 @@ class Book:
             job.ended = True
         self._room()
 
-    def _drop_stray(self, name: str) -> None:
-        stray = self._strays.get(name)
-        if stray and end_of(stray) is None:  # one that ended can still be claimed
-            del self._strays[name]
+    def _stray_gone(self, name: str) -> None:
+        self.strays.gone(name)
+        free = [job for job in self._held if not self.strays.in_the_way(job.request)]
+        for job in free:
+            self._held.remove(job)
+            job.wait = None
+            if not job.ended:
+                self.on_free(job)
+        self.changed.notify_all()
 
     def _room(self) -> None:
         self.changed.notify_all()
@@ -258,7 +286,20 @@ class Book:
         """Wait until every pod has ended or is gone, or the monotonic time `until`."""
         time.sleep(max(0.0, min(0.2, until - time.monotonic())))
         with self.changed:
-            self.changed.wait_for(lambda: not self._live, max(0.0, until - time.monotonic()))
+            self.changed.wait_for(
+                lambda: not (self._live or self.strays.names()),
+                max(0.0, until - time.monotonic()),
+            )
+
+    def claimable(self, request: PodRequest) -> bool:
+        """Whether a pod of an earlier leader has done the job already."""
+        with self.changed:
+            return self.strays.ended(pod_name(self._run, request))
+
+    def spoil(self, request: PodRequest) -> None:
+        """What that pod has made is no longer there."""
+        with self.changed:
+            self.strays.spoil(pod_name(self._run, request))
 
     def have_ended(self, names: set[str]) -> bool:
         with self.changed:

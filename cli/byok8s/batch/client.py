@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import random
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from types import TracebackType
@@ -61,6 +62,7 @@ class KubeClient:
         self._access = access
         self._lock = threading.Lock()
         self._link = _Link(access.configuration())
+        self._date: tuple[str, float] | None = None  # of the last answer, and when it came
         self.server: str = self._link.server
 
     @classmethod
@@ -120,26 +122,17 @@ class KubeClient:
             raise self.not_ready(error) from error
         return True
 
-    def can_i(self, verb: str, resource: str, group: str = "", subresource: str = "") -> bool:
-        """Whether we may do `verb` in our namespace (SelfSubjectAccessReview)."""
-        attributes = {
-            "namespace": self.namespace,
-            "verb": verb,
-            "resource": resource,
-            "group": group,
-            "subresource": subresource,
-        }
-        review = {
-            "apiVersion": "authorization.k8s.io/v1",
-            "kind": "SelfSubjectAccessReview",
-            "spec": {"resourceAttributes": attributes},
-        }
-        path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
+    def server_time(self) -> float:
+        """Epoch seconds by the API server's clock, to a second: clocks of leaders may differ."""
+        from email.utils import parsedate_to_datetime
+
+        if self._date is None:
+            self.version()
+        text, came = self._date or ("", time.time())
         try:
-            answer = self.call("POST", path, body=review, patience=0.0)
-        except ApiError as error:
-            raise self.not_ready(error) from error
-        return bool(answer.get("status", {}).get("allowed"))
+            return parsedate_to_datetime(text).timestamp() + time.time() - came
+        except ValueError:  # something between us and the server takes the header away
+            return time.time()
 
     def not_ready(self, error: Exception) -> ClusterError:
         """The sentence for a cluster that cannot be used at all."""
@@ -204,6 +197,8 @@ class KubeClient:
             self.calls[f"{method} {_resource(path)}"] += 1
             headers = link.headers()
         response = link.send(method, path, headers, context=self.context, **options)
+        if date := response.headers.get("Date"):
+            self._date = date, time.time()
         if response.status < 400:
             return response
         raise _refusal(response)
@@ -220,13 +215,17 @@ class Stream:
 
     def __iter__(self) -> Iterator[bytes]:
         """Ends when the server ends it or `cancel` is called; raises ApiError when cut."""
+        rest = b""
+        for chunk in self.pieces():
+            *lines, rest = (rest + chunk).split(b"\n")
+            yield from filter(None, lines)
+
+    def pieces(self) -> Iterator[bytes]:
+        """The answer as it comes, as a log that is followed; ends and raises as the lines do."""
         import urllib3
 
-        rest = b""
         try:
-            for chunk in self._response.stream(amt=None, decode_content=False):
-                *lines, rest = (rest + chunk).split(b"\n")
-                yield from filter(None, lines)
+            yield from self._response.stream(amt=None, decode_content=False)
         except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
             raise ApiError(0, "Cut", f"The watch was cut: {error}") from error
 

@@ -101,11 +101,22 @@ class Creators:
             self._book.forget(job)
             return
         try:
+            if self._make_way(job):
+                return
             self._create(job)
         except Byok8sError as error:
             self._refused(job, error)
         else:
             self._made(job)
+
+    def _make_way(self, job: Job) -> bool:
+        """Delete pods of an earlier leader that would write the same files as this job.
+
+        True: some are left, and the job comes back to the queue when they are gone.
+        """
+        for name in self._book.in_the_way(job):
+            self._delete(name, PATIENCE_SECONDS)
+        return self._book.hold(job)
 
     @contextlib.contextmanager
     def _place(self) -> Iterator[None]:
@@ -176,8 +187,11 @@ class Creators:
 
     def delete(self, job: Job, *, patience: float = 30.0) -> None:
         """Delete a job's pod; one that is gone already is no error. Raises ApiError."""
+        self._delete(job.pod, patience)
+
+    def _delete(self, name: str, patience: float) -> None:
         try:
-            self._client.call("DELETE", f"{self._path}/{job.pod}", patience=patience)
+            self._client.call("DELETE", f"{self._path}/{name}", patience=patience)
         except ApiError as error:
             if error.status != 404:
                 raise

@@ -7,7 +7,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from byok8s.batch.placement import ANYWHERE, Placement, place
@@ -18,9 +18,11 @@ OWNER = "byok8s.io/owner"
 RULE = "byok8s.io/rule"
 JOB = "byok8s.io/job"
 ATTEMPT = "byok8s.io/attempt"
+BUNDLE = "byok8s.io/bundle"  # on pods that run several jobs
 ID = "byok8s.io/id"  # an annotation: may be longer than a label
 OUR_PREFIX = "byok8s.io/"  # of labels and annotations
 OUR_LABELS = {"app.kubernetes.io/name": "byok8s", "app.kubernetes.io/managed-by": "byok8s"}
+FINGERPRINT = "byok8s.io/fingerprint"  # an annotation: what the pod does
 CONTAINER = "job"
 WORK = "/work"
 TMP = "/tmp"  # noqa: S108
@@ -58,7 +60,8 @@ class PodRequest:
     `cpu` in cores; `memory_mb` and `disk_mb` in MB (10^6 bytes), None for no request and no
     limit; without `limit_memory` the memory is requested and not limited; `deadline_seconds`
     from the pod's start, None for seven days. `placement` says where it may run and what else
-    it gets there.
+    it gets there. `fingerprint` is a text that is equal for equal work: a restarted leader adopts
+    a pod of the same attempt where it is, and by default where all of the request is.
     """
 
     id: str
@@ -74,6 +77,15 @@ class PodRequest:
     disk_mb: int | None = None
     deadline_seconds: int | None = None
     placement: Placement = ANYWHERE
+    fingerprint: str = ""
+
+
+def fingerprint(request: PodRequest) -> str:
+    """The request's own fingerprint, or one of all its fields."""
+    if request.fingerprint:
+        return request.fingerprint
+    fields = json.dumps(asdict(request), sort_keys=True, default=str)
+    return hashlib.sha256(fields.encode()).hexdigest()[:16]
 
 
 def label_value(text: str) -> str:
@@ -125,6 +137,7 @@ def manifest(
             "labels": pod_labels(run, request),
             "annotations": {
                 ID: request.id,
+                FINGERPRINT: fingerprint(request),
                 "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
                 "karpenter.sh/do-not-disrupt": "true",
             },

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from queue import Empty
 from typing import Any
@@ -13,17 +13,19 @@ from typing import Any
 from byok8s.batch.book import Book, Job
 from byok8s.batch.client import ApiError, KubeClient
 from byok8s.batch.create import Creators
-from byok8s.batch.ends import Update
+from byok8s.batch.ends import Pod, Update
+from byok8s.batch.lease import Lease
 from byok8s.batch.nodes import Nodes
 from byok8s.batch.pace import TokenBucket
-from byok8s.batch.pods import CONTAINER, SECRET_MOUNT, PodRequest, RunIdentity, manifest
+from byok8s.batch.pods import BUNDLE, CONTAINER, SECRET_MOUNT, PodRequest, RunIdentity, manifest
 from byok8s.batch.record import RunRecord
 from byok8s.batch.steward import Steward
 from byok8s.batch.waits import Limits
 from byok8s.batch.watch import PodWatch
-from byok8s.exceptions import Byok8sError
+from byok8s.exceptions import Byok8sError, ClusterError
 
 LOOK_AGAIN_SECONDS = 2.0
+BUNDLES_SECONDS = 60.0  # how long the bundles of an earlier leader may take to end
 
 
 class BatchSystem:
@@ -32,7 +34,8 @@ class BatchSystem:
     `secret_files` become a Secret that every pod sees read-only at `secret_mount`. `rate` pods a
     second are created (0: no limit), `burst` at once, and at most `max_pods` live at a time.
     `limits` says how long a job may wait for what; `grace_seconds` is what a job has between
-    SIGTERM and SIGKILL. Every `reconcile_seconds` the watch is checked against a list.
+    SIGTERM and SIGKILL. Every `reconcile_seconds` the watch is checked against a list. `lease`
+    makes this process the run's leader; one that is not held yet is acquired by `start`.
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class BatchSystem:
         limits: Limits | None = None,
         grace_seconds: int = 5,
         reconcile_seconds: float = 300.0,
+        lease: Lease | None = None,
     ) -> None:
         self._client = client
         self._run = run
@@ -58,7 +62,8 @@ class BatchSystem:
         self._pull_policy = image_pull_policy
         self._grace = grace_seconds
         self._pods = f"/api/v1/namespaces/{client.namespace}/pods"
-        self._record = RunRecord(client, run)
+        self._lease = lease or Lease(client, run)
+        self._record = RunRecord(client, run, self._lease)
         self._book = Book(run.name, limits or Limits())
         self._watch = PodWatch(
             client,
@@ -81,23 +86,34 @@ class BatchSystem:
             client, run, self._book, self._watch, self._creators, nodes=self._nodes
         )
         self._book.on_room = self._creators.unpark
+        self._book.on_free = self._creators.put
 
     def start(self) -> None:
-        """Make the run's ConfigMap and Secret and begin to watch. Raises ApiError."""
+        """Make the run's ConfigMap and Secret and begin to watch.
+
+        Takes over what a dead leader of the same run has left: `issue` adopts pods that do what
+        it asks for and replaces others; bundles are deleted here. Raises RunIsLed when the run's
+        leader lives, ClusterError when a bundle does not end, and ApiError.
+        """
         # the first pod is compared with the nodes; by then the answer is there
         threading.Thread(target=self._nodes.refresh, name="byok8s-nodes", daemon=True).start()
         self._record.create(self._secret_files)
+        self._book.strays.owner = self._lease.uid
         self._watch.start()
+        self._delete_bundles()
         self._creators.start()
         self._steward.start()
 
-    def issue(self, request: PodRequest) -> None:
+    def issue(self, request: PodRequest, still_there: Callable[[], bool] | None = None) -> None:
         """Have a job run; returns at once, what becomes of it comes as updates.
 
-        An attempt is issued once: one more try of a job has a new `attempt`. Raises ValueError
-        when the job has not ended or the attempt's pod is still there. What no node can ever
-        have, fails without a pod.
+        An attempt is issued once: one more try of a job has a new `attempt`. What no node can ever
+        have, fails without a pod. Where a pod of an earlier leader has done the job already,
+        `still_there` is asked whether what it has made still is. Raises ValueError when the job
+        has not ended or the attempt's pod is still there.
         """
+        if still_there and self._book.claimable(request) and not still_there():
+            self._book.spoil(request)
         job = self._book.add(request)
         if job is not None:
             self._creators.put(job)
@@ -157,14 +173,45 @@ class BatchSystem:
         """Replace the Secret's files; running pods see them within about a minute."""
         self._record.put_secret(files)
 
+    def leave(self) -> None:
+        """Stop, and leave the run and its pods to a later leader; raises Byok8sError."""
+        self._stop_threads(2.0)
+        self._watch.stop()
+        self._lease.release()
+
+    def abandon(self) -> None:
+        """Stop at once and touch nothing: the run is another leader's now."""
+        self._stop_threads(0.0)
+        self._watch.stop()
+        self._lease.end()
+
+    def _stop_threads(self, timeout: float) -> None:
+        self._steward.stop()
+        self._creators.stop(timeout)
+
+    def _delete_bundles(self) -> None:
+        """A bundle's jobs are known to its leader alone: what they do must not be done twice."""
+        if not self._book.bundles():
+            return
+        selector = f"{self._run.selector},{BUNDLE}"
+        body = {"gracePeriodSeconds": self._grace}
+        self._client.call("DELETE", self._pods, query={"labelSelector": selector}, body=body)
+        with self._book.changed:
+            self._book.changed.wait_for(lambda: not self._book.bundles(), BUNDLES_SECONDS)
+            left = self._book.bundles()
+        if left:
+            raise ClusterError(
+                f"The pods {', '.join(sorted(left))} of an earlier leader were deleted and have "
+                f"not ended within {BUNDLES_SECONDS:.0f} s; is their node lost? Run again later."
+            )
+
     def shutdown(self, *, keep_record: bool = False, deadline: float = 10.0) -> list[str]:
         """Delete the run's pods, its Secret and, unless `keep_record`, its ConfigMap.
 
         Takes at most about `deadline` seconds; returns the names of what remains.
         """
         until = time.monotonic() + deadline
-        self._steward.stop()
-        self._creators.stop(timeout=min(2.0, deadline / 4))
+        self._stop_threads(min(2.0, deadline / 4))
         # The ConfigMap goes first: the cluster then removes the rest even if we are killed here
         remaining = self._record.delete(keep_config_map=keep_record, patience=deadline / 4)
         remaining += self._delete_all(until)
@@ -172,16 +219,17 @@ class BatchSystem:
         return remaining
 
     def _delete_all(self, until: float) -> list[str]:
-        """Delete every pod of the run; returns the names of those that are left at `until`."""
+        """Delete every pod of the run; returns those that are left at `until`."""
         left = ["pods of the run (the API server could not be asked)"]
         asked: set[str] = set()
         while True:
             with contextlib.suppress(Byok8sError):
                 answer = self._call_until("GET", until, None)
-                names = {pod["metadata"]["name"] for pod in answer.get("items") or ()}
-                left = [f"pod/{name}" for name in sorted(names)]
+                pods = {pod["metadata"]["name"]: pod for pod in answer.get("items") or ()}
+                left = [_remaining(pods[name]) for name in sorted(pods)]
                 if not left:
                     return left
+                names = set(pods)
                 # Where nothing runs any more there is no need to wait for a busy node
                 grace = 0 if self._book.have_ended(names) else min(2, self._grace)
                 if grace == 0 or not asked.issuperset(names):  # one may have been in the making
@@ -218,3 +266,13 @@ class BatchSystem:
             pull_policy=self._pull_policy,
             grace_seconds=self._grace,
         )
+
+
+def _remaining(pod: Pod) -> str:
+    """The name of a pod that could not be removed yet, and what it hangs on, if that is known."""
+    name = f"pod/{pod['metadata']['name']}"
+    if "deletionTimestamp" not in pod["metadata"]:
+        return name
+    if finalizers := pod["metadata"].get("finalizers"):
+        return f"{name} (deleted; held by the finalizer {', '.join(finalizers)})"
+    return f"{name} (deleted; its node {pod['spec'].get('nodeName', '?')} has not confirmed it)"

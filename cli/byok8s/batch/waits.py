@@ -115,3 +115,13 @@ def terminating(node: str | None) -> Wait:
         "the node may be lost.",
         "terminating",
     )
+
+
+def left_over(pod: str) -> Wait:
+    """The wait of a job for the end of a pod that an earlier leader has left."""
+    return Wait(
+        Cause.NODE_LOST,
+        f"The pod {pod} of an earlier leader was deleted, but its node does not confirm that it "
+        "ended; the node may be lost.",
+        "terminating",
+    )

@@ -8,6 +8,7 @@ from byok8s import __version__
 from byok8s.command.cluster import cluster
 from byok8s.command.group import RootGroup
 from byok8s.command.run import run
+from byok8s.command.runs import cancel, clean, logs, runs, status
 
 HELP = """\
 Run a Snakemake workflow on your own Kubernetes cluster, with S3 as the storage.
@@ -42,4 +43,6 @@ def root() -> None:
 
 
 root.add_command(run)
+for command in (runs, status, logs, cancel, clean):
+    root.add_command(command)
 root.add_command(cluster)

@@ -156,6 +156,14 @@ Examples:
     "may be repeated.",
 )
 @click.option("--keep-going", is_flag=True, help="After a failure, go on with independent jobs.")
+@click.option(
+    "--on-exit",
+    type=click.Choice(["delete", "keep"]),
+    default="delete",
+    show_default=True,
+    help="What becomes of the pods of an interrupted run; with keep they run on, and the same "
+    "command goes on with them.",
+)
 @click.option("--debug", is_flag=True, help="Show tracebacks and Snakemake's own log.")
 def run(
     workflow: str,
@@ -184,6 +192,7 @@ def run(
     retries: int,
     wait_limits: tuple[str, ...],
     keep_going: bool,
+    on_exit: str,
     debug: bool,
     owner: str | None,
     **placing: Any,
@@ -228,6 +237,7 @@ def run(
         retries=retries,
         wait_limits=dict(parse_wait_limit(text) for text in wait_limits),
         keep_going=keep_going,
+        on_exit=on_exit,
         overrides=dict(parse_param(text) for text in overrides),
         download=download,
         owner=owner or None,

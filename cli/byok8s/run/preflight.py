@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from functools import partial
 from threading import Thread
 from typing import TYPE_CHECKING, TypeVar
 
@@ -27,6 +26,8 @@ from byok8s.settings import (
     WORKER_IMAGE,
     KubeSettings,
     RunSettings,
+    S3Location,
+    S3Options,
     S3Settings,
     is_loopback,
 )
@@ -43,7 +44,7 @@ T = TypeVar("T")
 NEEDED = (
     ("create get list watch delete deletecollection", "pods", ""),
     ("get", "pods", "log"),
-    ("create get delete", "configmaps", ""),
+    ("create get list patch delete", "configmaps", ""),
     ("create patch delete", "secrets", ""),
 )
 
@@ -68,7 +69,7 @@ def preflight(settings: RunSettings) -> Ready:
     StorageError (3); one sentence per line when there are several problems.
     """
     problems = Problems()
-    access = None if settings.local else problems.of(lambda: _find_context(settings.kube))
+    access = None if settings.local else problems.of(lambda: find_context(settings.kube))
     cluster = problems.of(lambda: find_by_context(access.context)) if access else None
     # Without its context a cluster that brings its own S3 server cannot be told from another one.
     known = access or settings.local or settings.endpoint_url
@@ -105,7 +106,8 @@ def _start(function: Callable[[], T]) -> Future[T]:
     return future
 
 
-def _find_context(kube: KubeSettings) -> Access:
+def find_context(kube: KubeSettings) -> Access:
+    """The context that the settings name; raises SettingsError and ClusterError."""
     from byok8s.batch.access import find_access
 
     if kube.kubeconfig and not kube.kubeconfig.expanduser().is_file():
@@ -113,7 +115,8 @@ def _find_context(kube: KubeSettings) -> Access:
     return find_access(kube)
 
 
-def _check_cluster(access: Access, cluster: ClusterInfo | None) -> KubeClient:
+def connect(access: Access, cluster: ClusterInfo | None) -> KubeClient:
+    """The client of a context whose API server answers; raises ClusterError."""
     from byok8s.batch.client import ApiError, KubeClient
 
     client = KubeClient(access)
@@ -127,25 +130,27 @@ def _check_cluster(access: Access, cluster: ClusterInfo | None) -> KubeClient:
                 f"bring it back with: byok8s cluster create {cluster.name}."
             ) from cause
         raise
+    return client
+
+
+def _check_cluster(access: Access, cluster: ClusterInfo | None) -> KubeClient:
+    from byok8s.batch.permissions import Action, forbidden
+
+    client = connect(access, cluster)
     exists = _start(client.namespace_exists)
-    asked = {
-        f"{verb} {resource}{'/' * bool(part)}{part}": _start(
-            partial(client.can_i, verb, resource, subresource=part)
-        )
-        for verbs, resource, part in NEEDED
-        for verb in verbs.split()
-    }
+    wanted = [Action(verb, kind, part) for verbs, kind, part in NEEDED for verb in verbs.split()]
+    refused = _start(lambda: forbidden(client, wanted))
     namespace, context = client.namespace, client.context
     if not exists.result():
         raise ClusterError(
             f"Namespace '{namespace}' not found in context '{context}'; "
             f"create it with: kubectl create namespace {namespace} --context {context}."
         )
-    missing = [action for action, answer in asked.items() if not answer.result()]
-    if missing:
+    if missing := refused.result():
         raise ClusterError(
-            f"The account of context '{context}' may not {_listed(missing)} in namespace "
-            f"'{namespace}'; ask for a Role that allows it (docs/errors.md has one to apply)."
+            f"The account of context '{context}' may not {_listed([*map(str, missing)])} in "
+            f"namespace '{namespace}'; ask for a Role that allows it (docs/errors.md has one to "
+            "apply)."
         )
     return client
 
@@ -159,18 +164,38 @@ def _check_storage(
 ) -> tuple[S3Settings, Account] | None:
     if settings.location is None:
         return None
-    if cluster and cluster.s3 and settings.endpoint_url is None:
+    s3, account = find_storage(
+        settings.location,
+        settings.endpoint_url,
+        settings.region,
+        cluster,
+        for_pods=not settings.local,
+        options=settings.s3,
+    )
+    return check_bucket(s3, account), account
+
+
+def find_storage(
+    location: S3Location,
+    endpoint: str | None,
+    region: str | None,
+    cluster: ClusterInfo | None,
+    *,
+    for_pods: bool,
+    options: S3Options | None = None,
+) -> tuple[S3Settings, Account]:
+    """Where the bucket is, and whose keys open it; the bucket is not asked. Raises StorageError."""
+    if cluster and cluster.s3 and endpoint is None:
         # Keys and region from the environment are for another server and cannot work on this one.
         server = cluster.s3
-        s3 = S3Settings(settings.location, server.endpoint_url, server.region, settings.s3)
         keys = Credentials(server.access_key, server.secret_key)
         account = Account.fixed(f"cluster '{cluster.name}'", keys)
-    else:
-        s3 = find_server(settings.location, settings.endpoint_url, settings.region, settings.s3)
-        if s3.endpoint_url and is_loopback(s3.endpoint_url) and not settings.local:
-            raise StorageError(
-                f"The S3 endpoint {s3.endpoint_url} is this machine only, and pods cannot reach "
-                "it; name it by an address that the cluster's nodes can reach."
-            )
-        account = find_account()
-    return check_bucket(s3, account), account
+        s3 = S3Settings(location, server.endpoint_url, server.region, options or S3Options())
+        return s3, account
+    s3 = find_server(location, endpoint, region, options)
+    if for_pods and s3.endpoint_url and is_loopback(s3.endpoint_url):
+        raise StorageError(
+            f"The S3 endpoint {s3.endpoint_url} is this machine only, and pods cannot reach "
+            "it; name it by an address that the cluster's nodes can reach."
+        )
+    return s3, find_account()

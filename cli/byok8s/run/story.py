@@ -6,19 +6,17 @@ import contextlib
 import fcntl
 import json
 import os
-import re
-import secrets
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from byok8s.exceptions import Interrupted, SettingsError, StorageError, WorkflowFailed
+from byok8s.exceptions import SettingsError, StorageError, WorkflowFailed
 from byok8s.progress import Reporter, elapsed, file_size
 from byok8s.run.ahead import load_ahead
 from byok8s.run.display import Display
 from byok8s.run.interrupts import Interrupts
+from byok8s.run.leading import Leading, run_name, user_name
 from byok8s.run.preflight import Ready, preflight
 from byok8s.settings import RunSettings
 from byok8s.storage.bucket import describe
@@ -39,7 +37,8 @@ def run_workflow(settings: RunSettings, report: Reporter) -> None:
     """Run one workflow, from its files to its results.
 
     Raises SettingsError and EnvironmentNotReady before anything was submitted, WorkflowFailed
-    when jobs failed, Interrupted after a signal; what the run made in the cluster is gone then.
+    when jobs failed, Interrupted after a signal. What the run made in the cluster is gone then,
+    unless the settings ask to keep it after a signal.
     """
     began = time.monotonic()
     wait_until_loaded = load_ahead()
@@ -66,11 +65,11 @@ def _execute(settings: RunSettings, ready: Ready, display: Display) -> tuple[str
     parts = api.Parts(listener=display, session=session)
     if bucket is not None:
         bucket.equip(parts)
-    left = f"Remove what is left with: {_removal(session)}" if session else ""
-    with Interrupts(left) as interrupts:
-        if session is not None:
-            session.on_open = interrupts.arm
+    leading = Leading(session, display, keep=settings.on_exit == "keep")
+    with Interrupts(leading.stopping, leading.remains) as interrupts:
         try:
+            if not settings.dry_run:
+                leading.begin(interrupts)
             with display.shown():
                 targets = api.execute(plan, parts)
             if bucket is not None and settings.download and not settings.dry_run:
@@ -79,31 +78,22 @@ def _execute(settings: RunSettings, ready: Ready, display: Display) -> tuple[str
             return targets
         except (KeyboardInterrupt, WorkflowFailed, SettingsError) as error:
             if interrupts.received:
-                raise Interrupted("Interrupted; the run's pods were removed.") from error
+                raise leading.interrupted() from error
             raise _failed(display, error) from error
         finally:
-            _leave(session, bucket, display)
+            leading.end()
+            _close(bucket, display)
             if bucket is not None and settings.dry_run:
                 _say_pending(display, *bucket.inputs.pending())
 
 
-def _leave(session: Session | None, bucket: WorkflowBucket | None, display: Display) -> None:
-    """Remove the run's objects from the cluster and write what is still in memory."""
-    remains = session.close() if session is not None else []
-    if session is not None and remains:
-        names = ", ".join(remains)
-        display.warn(f"Could not remove {names} in time; remove with: {_removal(session)}")
+def _close(bucket: WorkflowBucket | None, display: Display) -> None:
+    """Write what is still in memory."""
     if bucket is not None:
         try:
             bucket.close()
         except StorageError as error:
             display.warn(str(error))
-
-
-def _removal(session: Session) -> str:
-    """The command that removes whatever a run has left, wherever kubectl points just now."""
-    where = f"--context={session.client.context} --namespace={session.client.namespace}"
-    return f"kubectl {where} delete pods,secrets,configmaps --selector={session.run.selector}"
 
 
 def _plan(settings: RunSettings, ready: Ready) -> Plan:
@@ -133,14 +123,16 @@ def _session(
     display: Display,
     plan: Plan,
 ) -> Session:
-    from byok8s.batch import Limits, RunIdentity
+    from byok8s.batch import Lease, Limits, RunIdentity
     from byok8s.workflow.session import Session
 
     assert bucket is not None and ready.client is not None and ready.account is not None
-    account = ready.account
+    account, files = ready.account, ready.files
+    name = run_name(files.workflow.stem, bucket.s3.location)
+    about = {"workflow": files.workflow.name, "params": files.params.name, **bucket.s3.as_words()}
     return Session(
         client=ready.client,
-        run=RunIdentity(name=run_name(ready.files.workflow.stem), owner=settings.owner or _owner()),
+        lease=Lease(ready.client, RunIdentity(name, settings.owner or user_name()), about),
         s3=bucket.s3,
         objects=bucket.objects,
         credentials=lambda: account.current().as_ini(),
@@ -153,21 +145,6 @@ def _session(
         placement=ready.placement,
         limits=Limits(**settings.wait_limits),
     )
-
-
-def run_name(workflow: str) -> str:
-    """A name for a run: what it runs, when, and four random letters; at most 40 characters."""
-    stem = re.sub(r"[^a-z0-9]+", "-", workflow.lower()).strip("-")[:18].strip("-") or "run"
-    return f"{stem}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-
-
-def _owner() -> str:
-    import getpass
-
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a user id without a name, as in containers
-        return f"uid-{os.getuid()}"
 
 
 def _say_pending(display: Display, count: int, size: int) -> None:

@@ -26,9 +26,15 @@ def parse_wait_limit(text: str) -> tuple[str, float | None]:
         raise SettingsError(f"--wait-limit '{text}' must be NAME=TIME, and NAME one of {names}.")
     if time.strip() == "never":
         return field, None
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", time.strip(), re.ASCII)
-    if not found:
+    seconds = parse_seconds(time)
+    if seconds is None:
         raise SettingsError(
             f"--wait-limit '{text}' has no time; write it as {name}=90s, 10m, 2h, 1d or never."
         )
-    return field, float(found[1]) * _UNITS[found[2]]
+    return field, seconds
+
+
+def parse_seconds(text: str) -> float | None:
+    """The seconds of a number with s, m, h or d; None when it is no such time."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text.strip(), re.ASCII)
+    return float(found[1]) * _UNITS[found[2]] if found else None

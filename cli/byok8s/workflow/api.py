@@ -166,24 +166,27 @@ def _parsed_workflow(workflow_api: Any, plan: Plan, parts: Parts) -> Any:
         check_rules(workflow.rules, parts.session.placement)
     if parts.glob is not None:
         parts.glob.write_record()
-    _replace_persistence(workflow, parts.records)
+    _replace_persistence(workflow, parts)
     tune(workflow)
     if plan.storage_prefix is not None:
         parts.on_parsed(lambda path: _producible(workflow, path))
     return workflow
 
 
-def _replace_persistence(workflow: Any, records: RecordLog | None) -> None:
+def _replace_persistence(workflow: Any, parts: Parts) -> None:
     """Let the DAG find provenance in the bucket instead of in the working directory."""
     from byok8s.workflow.persistence import BucketPersistence, LocalPersistence
 
     prepare = workflow._prepare_dag
+    in_flight = parts.session.in_flight if parts.session else frozenset()
 
     def prepare_dag(*args: Any, **kwargs: Any) -> None:
         prepare(*args, **kwargs)
         made = {"dag": workflow._dag, "shadow_prefix": kwargs.get("shadow_prefix")}
         workflow._persistence = (
-            LocalPersistence(**made) if records is None else BucketPersistence(records, **made)
+            LocalPersistence(**made)
+            if parts.records is None
+            else BucketPersistence(parts.records, in_flight, **made)
         )
 
     workflow._prepare_dag = prepare_dag

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
@@ -19,6 +19,7 @@ from snakemake_interface_executor_plugins.utils import format_cli_arg
 
 from byok8s.worker.spec import JOB_VARIABLE, S3_VARIABLE, JobSpec, Result
 from byok8s.workflow.events import JobFailure, JobName
+from byok8s.workflow.fingerprint import fingerprint
 from byok8s.workflow.lean import lean_command
 from byok8s.workflow.resources import placement_of
 
@@ -135,7 +136,7 @@ class Executor(RealExecutor):
             self._jobs[request.id] = info
         self.report_job_submission(info)
         self.session.listener.submitted(job_name(job))
-        self.session.batch.issue(request)
+        self.session.batch.issue(request, lambda: self.session.outputs_exist(job))
 
     def _request(self, job: Any) -> PodRequest:
         from byok8s.batch import PodRequest
@@ -162,7 +163,7 @@ class Executor(RealExecutor):
         resources = job.resources
         memory = _whole(resources.get("mem_mb"))
         runtime = _whole(resources.get("runtime"))
-        return PodRequest(
+        request = PodRequest(
             id=id,
             attempt=job.attempt,
             rule=name.rule,
@@ -177,6 +178,7 @@ class Executor(RealExecutor):
             deadline_seconds=None if runtime is None else runtime * 60,
             placement=placement_of(job, session.placement),
         )
+        return replace(request, fingerprint=fingerprint(job, command, request, session.leader))
 
     def _follow_updates(self) -> None:
         """Until the run ends, give each update to Snakemake."""
@@ -266,7 +268,8 @@ def job_name(job: Any) -> JobName:
 
 def job_id(job: Any) -> str:
     """An id that is the same for the same job in every run: it names the pod."""
-    return str(job.uuid() if not job.is_group() else job.jobid).replace("-", "")[:12]
+    digest = str(job.uuid() if not job.is_group() else job.jobid).replace("-", "")[:12]
+    return f"{'group' if job.is_group() else job.rule.name[:40]}-{digest}"
 
 
 def _whole(value: Any) -> int | None:

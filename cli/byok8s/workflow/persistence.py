@@ -12,13 +12,14 @@ import functools
 import json
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
 from snakemake.persistence import RECORD_FORMAT_VERSION, MetadataRecord, PersistenceBase
 from snakemake.persistence.file import FilePersistence
 
+from byok8s.workflow.executor import job_id
 from byok8s.workflow.provenance import outside_values, script_code
 
 # A crash loses at most this many records or seconds of them; what is lost is only the reason
@@ -28,6 +29,7 @@ FLUSH_SECONDS = 5.0
 # A run's segment is written whole with each batch, so that a long run must begin new ones
 SEGMENT_RECORDS = 2000
 COMPACT_SEGMENTS = 16
+CLOCK_SECONDS = 2.0  # by which the times of an object, from its upload and from a list, may differ
 
 
 class SegmentStore(Protocol):
@@ -164,11 +166,15 @@ class BucketPersistence(OutsideValues, PersistenceBase):
 
     Objects appear in S3 completely or not at all, so there are no markers for incomplete files,
     and the run as a whole is guarded by byok8s, so there are no locks on single files.
+    `in_flight` are the ids of jobs whose pods a dead leader has left.
     """
 
-    def __init__(self, log: RecordLog, **kwargs: Any) -> None:
+    def __init__(
+        self, log: RecordLog, in_flight: Collection[str] = frozenset(), **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self._records = log
+        self._in_flight = in_flight
         self._started: dict[str, float] = {}
         log.load()
 
@@ -223,6 +229,20 @@ class BucketPersistence(OutsideValues, PersistenceBase):
 
     def _unmark_incomplete(self, key: str) -> None:
         self._started.pop(key, None)
+
+    async def incomplete(self, job: Any) -> list[Any]:
+        """Outputs that a pod made for a leader that died before it could record them.
+
+        Their job is run again, and adopts that pod.
+        """
+        if not self._in_flight or job_id(job) not in self._in_flight:
+            return []
+        return [f for f in job.output if await f.exists() and not await self._is_recorded(f)]
+
+    async def _is_recorded(self, file: Any) -> bool:
+        record = self._read_record(self._get_key(file))
+        made = (await file.mtime()).local_or_storage()
+        return record is not None and (record.endtime or 0.0) > made - CLOCK_SECONDS
 
     def _filter_incomplete_keys(self, keys: Iterable[str]) -> set[str]:
         return set()

@@ -52,7 +52,7 @@ def plain_session(settings: ExecutorSettings | None, workflow: Any) -> Session:
     Raises SettingsError without `--default-storage-provider byok8s --default-storage-prefix
     s3://BUCKET`, ClusterError and StorageError when cluster or credentials cannot be used.
     """
-    from byok8s.batch import KubeClient, RunIdentity
+    from byok8s.batch import KubeClient, Lease, RunIdentity
     from byok8s.storage.account import find_account, find_server
     from byok8s.workflow.bucket import WorkflowBucket
 
@@ -71,12 +71,11 @@ def plain_session(settings: ExecutorSettings | None, workflow: Any) -> Session:
     config = Path.cwd() / ".snakemake/byok8s/params.json"
     config.parent.mkdir(parents=True, exist_ok=True)
     config.write_text(json.dumps(workflow.config_settings.config or {}))
+    client = KubeClient.load(kube)
+    name = f"snakemake-{workflow.start_time:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
     return Session(
-        client=KubeClient.load(kube),
-        run=RunIdentity(
-            name=f"snakemake-{workflow.start_time:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}",
-            owner="snakemake",
-        ),
+        client=client,
+        lease=Lease(client, RunIdentity(name, "snakemake"), s3.as_words()),
         s3=s3,
         objects=bucket.objects,
         credentials=lambda: account.current().as_ini(),

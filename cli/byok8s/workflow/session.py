@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from byok8s.batch.placement import ANYWHERE, Placement
+from byok8s.exceptions import Byok8sError
 from byok8s.progress import file_size
 from byok8s.settings import S3Settings
 from byok8s.storage.bucket import describe
@@ -24,10 +25,10 @@ from byok8s.worker.spec import (
 from byok8s.worker.transfer import ObjectMeta
 from byok8s.workflow import sources
 from byok8s.workflow.events import Listener
-from byok8s.workflow.lead import knows
+from byok8s.workflow.lead import knows, split_query
 
 if TYPE_CHECKING:
-    from byok8s.batch import BatchSystem, KubeClient, Limits, RunIdentity
+    from byok8s.batch import BatchSystem, KubeClient, Lease, Limits, RunIdentity
     from byok8s.storage.objects import Objects
     from byok8s.workflow.globbing import BucketGlob
     from byok8s.workflow.inputs import LocalInputs
@@ -42,7 +43,7 @@ class Session:
     """One run on the cluster; `open` makes what is needed, `close` removes it."""
 
     client: KubeClient
-    run: RunIdentity
+    lease: Lease  # acquired at the latest by `open`
     s3: S3Settings
     objects: Objects
     credentials: Callable[[], str]  # an AWS credentials file with keys that are valid now
@@ -57,6 +58,7 @@ class Session:
     limits: Limits | None = None  # of waiting; None: the batch system's own
     on_open: Callable[[], None] = lambda: None
     cancelled: bool = False
+    in_flight: frozenset[str] = frozenset()  # ids of jobs whose pods an earlier leader has left
     sources: sources.SourceArchive = field(init=False, repr=False)
     sources_key: str = field(init=False, default="")
     batch: BatchSystem = field(init=False, repr=False)
@@ -84,8 +86,12 @@ class Session:
         """The key of something that byok8s keeps for itself."""
         return self.s3.location.key(f"{OURS}{path}")
 
+    @property
+    def run(self) -> RunIdentity:
+        return self.lease.run
+
     def run_key(self, path: str) -> str:
-        return self.key(f"runs/{self.run.name}/{path}")
+        return self.key(f"runs/{self.run.name}/{self.lease.started}/{path}")
 
     def log_key(self, id: str, attempt: int) -> str:
         return self.run_key(f"logs/{id}-{attempt}.log")
@@ -114,6 +120,7 @@ class Session:
             secret_files=files,
             secret_mount=SECRET_FOLDER,
             limits=self.limits,
+            lease=self.lease,
         )
         self._opened = True
         self.on_open()
@@ -125,13 +132,67 @@ class Session:
             target=self._refresh_credentials, args=(files,), name="byok8s-keys", daemon=True
         ).start()
 
+    def take_over(self) -> None:
+        """Become the run's leader, and learn of the pods that a dead one has left.
+
+        Raises RunIsLed and ApiError.
+        """
+        from byok8s.batch.runs import jobs_in_flight
+
+        self.lease.acquire()
+        if self.lease.before is not None:
+            self.in_flight = jobs_in_flight(self.client, self.run.name)
+
     def close(self, deadline: float = 10.0) -> list[str]:
         """Remove what the run made in the cluster; returns the names of what remains."""
+        from byok8s.batch.runs import remove_run
+
         self._closed.set()
-        if not self._opened:
+        opened, self._opened = self._opened, False
+        if opened:
+            return self.batch.shutdown(deadline=deadline)
+        if not self.lease.held:
             return []
-        self._opened = False
-        return self.batch.shutdown(deadline=deadline)
+        self.lease.stop()
+        try:
+            # what a dead leader has left, nobody wants any more
+            left = self.lease.before is not None
+            return remove_run(self.client, self.run.name, deadline, pods=left)
+        except Byok8sError as error:
+            return [f"pods of the run ({error})"]
+        finally:
+            self.lease.end()
+
+    def leave(self) -> None:
+        """Let the pods run, for a later leader to adopt them; raises Byok8sError."""
+        self._closed.set()
+        opened, self._opened = self._opened, False
+        if opened:
+            self.batch.leave()
+        elif self.lease.held:
+            self.lease.release()
+
+    def abandon(self) -> None:
+        """Touch nothing any more: another leader has the run."""
+        self._closed.set()
+        opened, self._opened = self._opened, False
+        if opened:
+            self.batch.abandon()
+        self.lease.end()
+
+    def live_jobs(self) -> tuple[int, int]:
+        """How many jobs run, and how many wait for their pod to start."""
+        if not self._opened:
+            return 0, 0
+        running = len(self.batch.running())
+        return running, max(0, len(self.batch.issued()) - running)
+
+    def outputs_exist(self, job: Any) -> bool:
+        """Ask the bucket whether a job's outputs are there."""
+        queries = _queries(job.output)
+        self.leader.told_finished(queries, [])
+        found = [self.leader.inventory(b).find(key) for b, key in map(split_query, queries)]
+        return all(found)
 
     def upload_inputs(self) -> None:
         """Bring input files of the working directory, which the DAG has asked for, up to date."""

@@ -16,6 +16,7 @@ import pytest
 from byok8s.batch import Cause, Limits, PodRequest, Update
 from byok8s.batch.book import Book
 from byok8s.batch.ends import end_of
+from byok8s.batch.pods import FINGERPRINT, ID, fingerprint
 from byok8s.batch.waits import Wait
 
 STATUSES = Path(__file__).parent / "statuses"
@@ -50,6 +51,8 @@ def recording(name: str, pod: str) -> list[tuple[str, dict[str, Any]]]:
     events = json.loads((STATUSES / f"{name}.json").read_text())
     for event in events:
         event["object"]["metadata"]["name"] = pod
+        annotations = {ID: REQUEST.id, FINGERPRINT: fingerprint(REQUEST)}
+        event["object"]["metadata"]["annotations"] = annotations
     return [(event["event"], event["object"]) for event in events]
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 from byok8s.batch import PodRequest, RunIdentity
 from byok8s.batch.placement import NodeLabel, Placement, Toleration, Volume
-from byok8s.batch.pods import manifest
+from byok8s.batch.pods import FINGERPRINT, manifest
 from byok8s.batch.security import below_restricted
 from byok8s.batch.strategic import merged
 from byok8s.batch.template import read_template
@@ -155,7 +156,8 @@ TEMPLATE = {
 def test_a_template_is_merged_by_the_keys_of_kubernetes():
     plain, made = pod({}), pod(TEMPLATE)
     assert made["metadata"]["labels"] == {**plain["metadata"]["labels"], "team": "genomics"}
-    assert made["metadata"]["annotations"] == {**plain["metadata"]["annotations"], "lab": "7"}
+    ours = {**plain["metadata"]["annotations"], FINGERPRINT: ANY}  # other work than without it
+    assert made["metadata"]["annotations"] == {**ours, "lab": "7"}
     assert made["metadata"]["ownerReferences"] == [{"uid": "u-1"}]
     spec = made["spec"]
     assert spec["terminationGracePeriodSeconds"] == 60

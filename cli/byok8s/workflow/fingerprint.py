@@ -1,0 +1,58 @@
+"""What a job does, in a few letters: whether a pod of an earlier leader still does the same.
+
+It holds what Snakemake itself would run the job again for, namely the rule's code, the params and
+the inputs, and what the pod asks the cluster for. Files that a command reads unknown to Snakemake
+are not in it, as they are not reasons for Snakemake.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from byok8s.workflow.lead import Lead, knows, split_query
+
+if TYPE_CHECKING:
+    from byok8s.batch import PodRequest
+    from byok8s.worker.spec import Command
+
+
+def fingerprint(job: Any, command: Command | None, request: PodRequest, lead: Lead) -> str:
+    """Equal for equal work, in every leader."""
+    jobs = sorted(job.jobs, key=lambda j: str(j.uuid())) if job.is_group() else [job]
+    pod = {name: value for name, value in asdict(request).items() if name != "env"}
+    parts = [
+        pod,
+        None if command is None else command.text,
+        [_of_job(single) for single in jobs],
+        _inputs(job.input, lead),
+    ]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _of_job(job: Any) -> list[Any]:
+    persistence = job.rule.workflow.persistence
+    return [
+        job.rule.name,
+        job.wildcards_dict,
+        persistence._code(job.rule),
+        sorted(map(str, persistence._params(job))),
+        list(map(str, job.output)),
+    ]
+
+
+def _inputs(files: Iterable[Any], lead: Lead) -> list[Any]:
+    """Each input with what tells its content from another one."""
+    found: list[Any] = []
+    for file in files:
+        entry = None
+        if knows(file):
+            bucket, key = split_query(str(file.storage_object.query))
+            entry = lead.inventory(bucket).find(key)
+        # of a folder no content is known, but when it last changed
+        what = entry and (entry.etag or entry.mtime, entry.total, entry.names)
+        found.append([str(file), what])
+    return found
