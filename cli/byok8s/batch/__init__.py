@@ -12,7 +12,7 @@ batch.shutdown()
 from byok8s.batch.client import ApiError, KubeClient
 from byok8s.batch.ends import Cause, Update
 from byok8s.batch.lease import Lease, RunIsLed
-from byok8s.batch.pods import PodRequest, RunIdentity
+from byok8s.batch.pods import PodRequest, RunIdentity, Staging
 from byok8s.batch.retry import Budget, Decision, History, RetryPolicy
 from byok8s.batch.system import BatchSystem
 from byok8s.batch.waits import Limits
@@ -31,5 +31,6 @@ __all__ = [
     "RetryPolicy",
     "RunIdentity",
     "RunIsLed",
+    "Staging",
     "Update",
 ]

@@ -11,7 +11,7 @@ from queue import SimpleQueue
 from byok8s.batch.ends import Cause, End, Pod, Update, end_of, is_running, started_at
 from byok8s.batch.pods import PodRequest, pod_name
 from byok8s.batch.strays import Strays
-from byok8s.batch.waits import Limits, Wait, left_over, terminating, wait_of
+from byok8s.batch.waits import Limits, Wait, left_over, stuck_of, terminating, wait_of
 
 # Limits of a known wait beside those of what is told later: a back-off says less than the error
 # before it, the scheduler less than a look at the nodes
@@ -171,6 +171,9 @@ class Book:
             # its end is told when the node confirms it; a node that is lost never does
             self._set_wait(job, terminating(job.node), quiet=True)
             return
+        if stuck := stuck_of(pod):
+            self._set_wait(job, stuck, quiet=True)
+            return
         if is_running(pod):
             if not job.running:
                 job.running, job.started, job.placed = True, started_at(pod), None
@@ -323,7 +326,8 @@ class Book:
             for job in found:
                 if job.wait:
                     lost = job.wait.cause == Cause.NODE_LOST
-                    self._finish(job, End(job.wait.cause, job.wait.message, disruption=lost))
+                    end = End(job.wait.cause, job.wait.message, disruption=lost)
+                    self._finish(job, job.wait.end or end)
         return found
 
     def _is_over(self, job: Job, now: float) -> bool:

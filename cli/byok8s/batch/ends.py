@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum, auto
 from typing import Any, Literal
 
-from byok8s.batch.pods import CONTAINER
+from byok8s.batch.pods import CONTAINER, STAGING
 
 Pod = Mapping[str, Any]
 
@@ -41,7 +41,8 @@ class End:
     """How a pod ended. `disruption`: the infrastructure ended it, not the job itself.
 
     `started` and `finished` are epoch seconds of the job's container, `result` the termination
-    message that the job wrote.
+    message that the job wrote. Where files are staged beside it, the staging container's end and
+    message count.
     """
 
     cause: Cause | None = None  # None: it succeeded
@@ -55,12 +56,17 @@ class End:
 
 def started_at(pod: Pod) -> float | None:
     """When the job's container started, in epoch seconds; None when it has not."""
-    state = _container(pod).get("state", {})
+    state = state_of(pod, CONTAINER)
     return epoch((state.get("running") or state.get("terminated") or {}).get("startedAt"))
 
 
 def is_running(pod: Pod) -> bool:
-    return "running" in _container(pod).get("state", {})
+    return "running" in state_of(pod, CONTAINER)
+
+
+def is_staged(pod: Pod) -> bool:
+    """Whether a container beside the job's own fetches and stores its files."""
+    return bool(_named(pod.get("spec", {}).get("containers"), STAGING))
 
 
 def end_of(pod: Pod, *, gone: bool = False) -> End | None:
@@ -70,34 +76,45 @@ def end_of(pod: Pod, *, gone: bool = False) -> End | None:
     something injected a sidecar. A failure waits for the phase, which brings the reason.
     """
     phase = pod.get("status", {}).get("phase")
-    terminated = _container(pod).get("state", {}).get("terminated") or {}
-    success = phase == "Succeeded" or terminated.get("exitCode") == 0
-    if not (success or phase == "Failed" or gone):
+    if not (_succeeded(pod) or phase == "Failed" or gone):
         return None
+    return outcome(pod, gone=gone)
+
+
+def outcome(pod: Pod, *, gone: bool = False) -> End:
+    """What became of a pod that has ended, or that cannot come to a good end any more."""
+    phase = pod.get("status", {}).get("phase")
+    job, last = _terminated(pod, CONTAINER), _last(pod)
     cause, message, disruption = None, "", False
-    if phase == "Failed" or not success:
+    if phase == "Failed" or not _succeeded(pod):
         cause, message, disruption = (
-            _by_cluster(pod, terminated)
-            or _by_deletion(pod, terminated, gone and phase != "Failed")
-            or _by_container(pod, terminated)
+            _by_cluster(pod, last)
+            or _by_deletion(pod, last, gone and phase != "Failed")
+            or _by_container(pod, job, last)
         )
-    elif terminated.get("reason") == "OOMKilled":
+    elif job.get("reason") == "OOMKilled":
         message = "A process of the job ran out of memory, but the command reported success."
+    told = job if job.get("exitCode") else last
     return End(
         cause,
         message,
-        None if terminated.get("reason") == _UNKNOWN else terminated.get("exitCode"),
+        None if told.get("reason") == _UNKNOWN else told.get("exitCode"),
         disruption,
         # what the runtime writes when it cannot start a container is not the job's message
-        "" if terminated.get("reason") in _NOT_STARTED else terminated.get("message", ""),
-        epoch(terminated.get("startedAt")),
-        epoch(terminated.get("finishedAt")),
+        "" if last.get("reason") in NOT_STARTED else last.get("message", ""),
+        epoch(job.get("startedAt")),
+        epoch(last.get("finishedAt")),
     )
+
+
+def _succeeded(pod: Pod) -> bool:
+    phase = pod.get("status", {}).get("phase")
+    return phase == "Succeeded" or _last(pod).get("exitCode") == 0
 
 
 Verdict = tuple[Cause, str, bool]
 _UNKNOWN = "ContainerStatusUnknown"  # the kubelet knows nothing; it writes exit code 137
-_NOT_STARTED = ("StartError", "ContainerCannotRun")
+NOT_STARTED = ("StartError", "ContainerCannotRun")
 _REFUSED = (Cause.NODE_REFUSED, "The node {node} did not accept the pod: {said}")
 _SHUT_DOWN = (Cause.NODE_SHUTDOWN, "The node {node} shut down while the pod ran.")
 _LOST = (Cause.NODE_LOST, "The node {node} was lost while the pod ran.")
@@ -164,8 +181,11 @@ def _by_deletion(pod: Pod, terminated: Mapping[str, Any], vanished: bool) -> Ver
     return None
 
 
-def _by_container(pod: Pod, terminated: Mapping[str, Any]) -> Verdict:
-    code, reason = terminated.get("exitCode"), terminated.get("reason", "")
+def _by_container(pod: Pod, job: Mapping[str, Any], last: Mapping[str, Any]) -> Verdict:
+    """What the containers themselves say; the job's own failure comes before that of staging."""
+    if not job.get("exitCode") and last is not job and last.get("exitCode"):
+        return _by_staging(last)
+    code, reason = job.get("exitCode"), job.get("reason", "")
     if reason == "OOMKilled":
         limit = _container_spec(pod).get("resources", {}).get("limits", {}).get("memory")
         more = f"its limit of {limit}B" if limit else "what the node has"
@@ -174,9 +194,8 @@ def _by_container(pod: Pod, terminated: Mapping[str, Any]) -> Verdict:
             f"The job used more memory than {more}; give it more (mem_mb).",
             False,
         )
-    if reason in _NOT_STARTED:
-        said = one_line(terminated.get("message", ""))
-        return Cause.COMMAND_FAILED, f"The command could not be started: {said}", False
+    if reason in NOT_STARTED:
+        return _not_started(pod, one_line(job.get("message", "")))
     if code is None:
         status = pod.get("status", {})
         said = one_line(status.get("message") or status.get("reason") or "no reason is given")
@@ -184,6 +203,29 @@ def _by_container(pod: Pod, terminated: Mapping[str, Any]) -> Verdict:
     if code > 128:
         return Cause.COMMAND_FAILED, _signalled(code), False
     return Cause.COMMAND_FAILED, f"The command failed with exit code {code}.", False
+
+
+def _by_staging(last: Mapping[str, Any]) -> Verdict:
+    code, reason = last["exitCode"], last.get("reason", "")
+    if last.get("message") and reason not in NOT_STARTED:  # it ended in good order, with a result
+        return Cause.COMMAND_FAILED, f"The job's files were not staged (exit code {code}).", False
+    why = "ran out of memory" if reason == "OOMKilled" else f"ended with exit code {code}"
+    if reason in NOT_STARTED:
+        why = f"could not be started: {last.get('message', '')}"
+    said = one_line(f"The container '{STAGING}', beside the job's own, {why}")
+    return Cause.UNKNOWN, said, True
+
+
+def _not_started(pod: Pod, said: str) -> Verdict:
+    if is_staged(pod) and "/bin/sh" in said:
+        image = _container_spec(pod).get("image", "?")
+        return (
+            Cause.INVALID_IMAGE,
+            f"The image '{image}' has no /bin/sh to run the rule's command with; "
+            f"take one that has: {said}",
+            False,
+        )
+    return Cause.COMMAND_FAILED, f"The command could not be started: {said}", False
 
 
 def _signalled(code: int) -> str:
@@ -207,17 +249,29 @@ def epoch(timestamp: str | None) -> float | None:
 _EPOCH = datetime.fromisoformat("1970-01-01T00:00:00+00:00")
 
 
-def _container(pod: Pod) -> Mapping[str, Any]:
-    return _named(pod.get("status", {}).get("containerStatuses"))
+def state_of(pod: Pod, container: str) -> Mapping[str, Any]:
+    """The state of a container; injected sidecars have other names than ours."""
+    state: Mapping[str, Any] = _named(
+        pod.get("status", {}).get("containerStatuses"), container
+    ).get("state", {})
+    return state
+
+
+def _terminated(pod: Pod, container: str) -> Mapping[str, Any]:
+    return state_of(pod, container).get("terminated") or {}
+
+
+def _last(pod: Pod) -> Mapping[str, Any]:
+    """The end of the container that ends last."""
+    return _terminated(pod, STAGING if is_staged(pod) else CONTAINER)
 
 
 def _container_spec(pod: Pod) -> Mapping[str, Any]:
-    return _named(pod.get("spec", {}).get("containers"))
+    return _named(pod.get("spec", {}).get("containers"), CONTAINER)
 
 
-def _named(items: list[Mapping[str, Any]] | None) -> Mapping[str, Any]:
-    """The job's own container; injected sidecars have other names."""
-    return next((item for item in items or () if item.get("name") == CONTAINER), {})
+def _named(items: list[Mapping[str, Any]] | None, name: str) -> Mapping[str, Any]:
+    return next((item for item in items or () if item.get("name") == name), {})
 
 
 def _condition(pod: Pod, kind: str) -> Mapping[str, Any]:

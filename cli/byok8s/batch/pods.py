@@ -7,7 +7,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from byok8s.batch.placement import ANYWHERE, Placement, place
@@ -24,6 +24,8 @@ OUR_PREFIX = "byok8s.io/"  # of labels and annotations
 OUR_LABELS = {"app.kubernetes.io/name": "byok8s", "app.kubernetes.io/managed-by": "byok8s"}
 FINGERPRINT = "byok8s.io/fingerprint"  # an annotation: what the pod does
 CONTAINER = "job"
+STAGING = "staging"
+LOG_CONTAINER = "kubectl.kubernetes.io/default-container"  # an annotation, which kubectl reads too
 WORK = "/work"
 TMP = "/tmp"  # noqa: S108
 SECRET_MOUNT = "/var/run/byok8s"  # noqa: S105 (a path)
@@ -54,6 +56,24 @@ class RunIdentity:
 
 
 @dataclass(frozen=True)
+class Staging:
+    """A second container, called `staging`, that brings and takes the files of the job's own.
+
+    The pod's end is this container's: it ends last, with the job's result, and succeeds when all
+    is done. Both containers see the working folder, and a folder in memory at `handshake`; the
+    run's Secret is seen by this one alone. `cpu` is a part of the job's, `memory_mb` is requested
+    beside it.
+    """
+
+    image: str
+    command: tuple[str, ...]
+    handshake: str
+    env: Mapping[str, str] = field(default_factory=dict)
+    cpu: float = 0.05
+    memory_mb: int = 128
+
+
+@dataclass(frozen=True)
 class PodRequest:
     """One job: what to run and what it needs.
 
@@ -61,7 +81,9 @@ class PodRequest:
     limit; without `limit_memory` the memory is requested and not limited; `deadline_seconds`
     from the pod's start, None for seven days. `placement` says where it may run and what else
     it gets there. `fingerprint` is a text that is equal for equal work: a restarted leader adopts
-    a pod of the same attempt where it is, and by default where all of the request is.
+    a pod of the same attempt where it is, and by default where all of the request is. With
+    `staging` the image may be anybody's: it is read-only, but for the working folder, /tmp and
+    /var/tmp.
     """
 
     id: str
@@ -78,6 +100,7 @@ class PodRequest:
     deadline_seconds: int | None = None
     placement: Placement = ANYWHERE
     fingerprint: str = ""
+    staging: Staging | None = None
 
 
 def fingerprint(request: PodRequest) -> str:
@@ -113,6 +136,11 @@ def pod_labels(run: RunIdentity, request: PodRequest) -> dict[str, str]:
     }
 
 
+def log_container(request: PodRequest) -> str:
+    """The container whose log is the job's."""
+    return STAGING if request.staging else CONTAINER
+
+
 def manifest(
     run: RunIdentity,
     request: PodRequest,
@@ -138,6 +166,7 @@ def manifest(
             "annotations": {
                 ID: request.id,
                 FINGERPRINT: fingerprint(request),
+                LOG_CONTAINER: log_container(request),
                 "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
                 "karpenter.sh/do-not-disrupt": "true",
             },
@@ -156,13 +185,15 @@ def manifest(
                 "fsGroup": UID,
                 "seccompProfile": {"type": "RuntimeDefault"},
             },
-            "containers": [_container(request, secret, secret_mount, pull_policy)],
+            "containers": _containers(request, secret, secret_mount, pull_policy),
             "volumes": _volumes(request, secret),
         },
     }
     if request.placement.template:
         pod = _with_template(pod, request.placement.template)
-    place(pod, pod["spec"]["containers"][0], request.placement)
+    containers = pod["spec"]["containers"]
+    job = next(container for container in containers if container["name"] == CONTAINER)
+    place(pod, job, request.placement)
     return pod
 
 
@@ -173,6 +204,33 @@ def _with_template(pod: dict[str, Any], template: str) -> dict[str, Any]:
     for container in result["spec"].get("initContainers", ()):
         container["securityContext"] = {**ours, **container.get("securityContext", {})}
     return result
+
+
+def _containers(
+    request: PodRequest, secret: str | None, secret_mount: str, pull_policy: str
+) -> list[dict[str, Any]]:
+    staging = request.staging
+    if staging is None:
+        return [_container(request, secret, secret_mount, pull_policy)]
+    beside = replace(
+        request,
+        image=staging.image,
+        command=staging.command,
+        env=staging.env,
+        cpu=staging.cpu,
+        memory_mb=staging.memory_mb,
+        limit_memory=False,
+        disk_mb=None,
+    )
+    first = _container(beside, secret, secret_mount, pull_policy)
+    first["name"] = STAGING
+    first["volumeMounts"][1]["name"] = STAGING  # a /tmp of its own
+    job = _container(replace(request, cpu=request.cpu - staging.cpu), None, "", pull_policy)
+    job["securityContext"]["readOnlyRootFilesystem"] = True
+    job["volumeMounts"].append({"name": "tmp", "mountPath": "/var/tmp"})  # noqa: S108
+    for container in (first, job):
+        container["volumeMounts"].append({"name": "handshake", "mountPath": staging.handshake})
+    return [first, job]  # in this order they start: files come while the node pulls the image
 
 
 def _container(
@@ -208,6 +266,11 @@ def _volumes(request: PodRequest, secret: str | None) -> list[dict[str, Any]]:
         {"name": "work", "emptyDir": limit},
         {"name": "tmp", "emptyDir": limit},
     ]
+    if request.staging:
+        volumes += [
+            {"name": "handshake", "emptyDir": {"medium": "Memory", "sizeLimit": "16Mi"}},
+            {"name": STAGING, "emptyDir": {}},
+        ]
     if secret:
         # readable through fsGroup, by nobody else
         volumes.append({"name": "secret", "secret": {"secretName": secret, "defaultMode": 0o440}})
@@ -215,7 +278,7 @@ def _volumes(request: PodRequest, secret: str | None) -> list[dict[str, Any]]:
 
 
 def _resources(request: PodRequest) -> dict[str, Any]:
-    requests = {"cpu": f"{max(1, math.ceil(request.cpu * 1000))}m"}
+    requests = {"cpu": f"{max(1, math.ceil(round(request.cpu * 1000, 6)))}m"}
     limits: dict[str, str] = {}
     if request.memory_mb is not None:
         requests["memory"] = f"{request.memory_mb}M"

@@ -10,7 +10,7 @@ from typing import Any
 from byok8s.batch.client import ApiError, KubeClient
 from byok8s.batch.ends import Pod, end_of, epoch, is_running, started_at
 from byok8s.batch.lease import CANCEL, STARTED, Leader, started_epoch
-from byok8s.batch.pods import ATTEMPT, CONTAINER, ID, JOB, OWNER, RULE, RUN
+from byok8s.batch.pods import ATTEMPT, CONTAINER, ID, JOB, LOG_CONTAINER, OWNER, RULE, RUN
 from byok8s.batch.record import remove
 from byok8s.batch.strays import Strays
 from byok8s.batch.waits import wait_of
@@ -149,8 +149,10 @@ def pod_log(client: KubeClient, pod: str, *, follow: bool = False) -> Iterator[b
     Raises ApiError.
     """
     path = f"/api/v1/namespaces/{client.namespace}/pods/{pod}/log"
-    query: dict[str, Any] = {"container": CONTAINER} | ({"follow": "true"} if follow else {})
+    query: dict[str, Any] = {"follow": "true"} if follow else {}
     try:
+        annotations = client.get(path.removesuffix("/log"))["metadata"].get("annotations", {})
+        query["container"] = annotations.get(LOG_CONTAINER, CONTAINER)
         with client.stream(path, silence=3600.0, **query) as stream:
             yield from stream.pieces()
     except ApiError as error:

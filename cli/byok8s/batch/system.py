@@ -17,7 +17,14 @@ from byok8s.batch.ends import Pod, Update
 from byok8s.batch.lease import Lease
 from byok8s.batch.nodes import Nodes
 from byok8s.batch.pace import TokenBucket
-from byok8s.batch.pods import BUNDLE, CONTAINER, SECRET_MOUNT, PodRequest, RunIdentity, manifest
+from byok8s.batch.pods import (
+    BUNDLE,
+    SECRET_MOUNT,
+    PodRequest,
+    RunIdentity,
+    log_container,
+    manifest,
+)
 from byok8s.batch.record import RunRecord
 from byok8s.batch.steward import Steward
 from byok8s.batch.waits import Limits
@@ -153,11 +160,11 @@ class BatchSystem:
     def logs(self, job_id: str, tail_lines: int | None = None) -> str:
         """What the job's container wrote; "" when it has not started or is gone."""
         job = self._book.find(job_id)
-        query: dict[str, Any] = {"container": CONTAINER}
-        if tail_lines is not None:
-            query["tailLines"] = tail_lines
         if job is None:
             return ""
+        query: dict[str, Any] = {"container": log_container(job.request)}
+        if tail_lines is not None:
+            query["tailLines"] = tail_lines
         try:
             return self._client.text(f"{self._pods}/{job.pod}/log", **query)
         except ApiError as error:

@@ -7,7 +7,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from byok8s.batch.ends import Cause, Pod, one_line
+from byok8s.batch.ends import (
+    NOT_STARTED,
+    Cause,
+    End,
+    Pod,
+    is_staged,
+    one_line,
+    outcome,
+    state_of,
+)
+from byok8s.batch.pods import CONTAINER, STAGING
 
 _PULL = ("ErrImagePull", "ImagePullBackOff", "ImageInspectError", "RegistryUnavailable")
 _CONFIG = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
@@ -30,17 +40,22 @@ class Limits:
     volume: float | None = 300.0
     unschedulable: float | None = None  # a busy cluster is no failure
     too_large: float | None = 60.0  # larger than any node, where no node can be added
+    staging: float | None = 120.0  # one of a pod's two containers, after the other one failed
     terminating: float | None = 120.0  # a deleted pod whose node does not confirm its end
     queue: float | None = None  # Kueue or a ResourceQuota holds it back
 
 
 @dataclass(frozen=True)
 class Wait:
-    """What a pod waits for: one sentence, and which field of `Limits` holds."""
+    """What a pod waits for: one sentence, and which field of `Limits` holds.
+
+    `end` is how the job ends when that limit is over, where more is known of it.
+    """
 
     cause: Cause
     message: str
     limit: str
+    end: End | None = None
 
 
 def wait_of(pod: Pod) -> Wait | None:
@@ -63,13 +78,31 @@ def wait_of(pod: Pod) -> Wait | None:
     return None
 
 
+def stuck_of(pod: Pod) -> Wait | None:
+    """For a pod of two containers: one has failed, and the other may wait for it for ever.
+
+    As a rule the other one ends soon, after it has kept the log; but who is killed tells nobody.
+    """
+    if not is_staged(pod):
+        return None
+    job, staging = (state_of(pod, name).get("terminated") for name in (CONTAINER, STAGING))
+    if job and not staging and job.get("exitCode"):
+        limit = "invalid" if job.get("reason") in NOT_STARTED else "staging"
+    elif staging and not job and staging.get("exitCode"):
+        limit = "staging"
+    else:
+        return None
+    end = outcome(pod)
+    return Wait(end.cause or Cause.UNKNOWN, end.message, limit, end)
+
+
 def _of_container(container: Mapping[str, Any], waiting: Mapping[str, Any]) -> Wait | None:
     reason, said = waiting.get("reason", ""), one_line(waiting.get("message", ""))
     image = container.get("image", "?")
     if reason == "InvalidImageName":
         return Wait(
             Cause.INVALID_IMAGE,
-            f"'{image}' is not a valid image name; correct it (--image).",
+            f"'{image}' is not a valid image name; correct it (--image, or the rule's container).",
             "invalid",
         )
     if reason == "ErrImageNeverPull":

@@ -51,25 +51,34 @@ _EXIT_STATUS = re.compile(r"returned non-zero exit status (-?\d+)|died with <?Si
 
 def main() -> int:
     """Do the job that the environment names; return the pod's exit code."""
+    store, spec, transfers = open_job()
+    result = fetch_sources(store, spec)
+    if result is None:
+        command = spec.command
+        result = run(spec) if command is None else run_lean(spec, command, transfers)
+        keep_log(store, spec, result)
+    report(store, spec, result)
+    return result.exit_code
+
+
+def open_job() -> tuple[Any, JobSpec, Transfers]:
+    """The bucket and the job that the environment names."""
     bucket = Bucket.loads(os.environ[S3_VARIABLE])
     credentials = CREDENTIALS_FILE if os.path.exists(CREDENTIALS_FILE) else None
     store = open_bucket(bucket, credentials)
-    spec = load_spec(store)
+    transfers = Transfers(store, bucket.storage_class, md5_etags=bucket.md5_etags)
+    return store, load_spec(store), transfers
+
+
+def fetch_sources(store: Any, spec: JobSpec) -> Result | None:
+    """Unpack the sources here; how the job ends when that cannot be done."""
     try:
         unpack_sources(store, spec)
     except Exception as error:
         text = f"The workflow's sources could not be fetched from the bucket: {error}"
         print(text, flush=True)
-        report(store, spec, Result(STAGING_FAILED, error=text))
-        return STAGING_FAILED
-    if spec.command is None:
-        result = run(spec)
-    else:
-        transfers = Transfers(store, bucket.storage_class, md5_etags=bucket.md5_etags)
-        result = run_lean(spec, spec.command, transfers)
-    keep_log(store, spec, result)
-    report(store, spec, result)
-    return result.exit_code
+        return Result(STAGING_FAILED, error=text)
+    return None
 
 
 def keep_log(store: Any, spec: JobSpec, result: Result) -> None:

@@ -27,10 +27,17 @@ _FOLDER_VARIABLES = ("TMPDIR", "TMP", "TEMPDIR", "TEMP")
 
 
 def prepare(command: Command, folder: Path, transfers: Transfers) -> None:
-    """Fetch the inputs and make the outputs' folders; raises TransferError."""
-    in_parallel(lambda file: transfers.get_file(file.key, folder / file.path), command.inputs)
+    """Fetch the inputs, write the scripts and make the outputs' folders; raises TransferError."""
+    files = [file for file in command.inputs if not file.folder]
+    in_parallel(lambda file: transfers.get_file(file.key, folder / file.path), files)
+    for file in command.inputs:
+        if file.folder:
+            transfers.get_folder(file.key, folder / file.path, file.names)
     for file in (*command.outputs, *command.logs):
         (folder / file.path).parent.mkdir(parents=True, exist_ok=True)
+    for path, text in command.texts:
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(text)
 
 
 def shell_arguments(command: Command) -> list[str]:
@@ -61,18 +68,22 @@ def finish(command: Command, folder: Path, transfers: Transfers, *, failed: bool
     missing = [file.key for file in command.outputs if not os.path.exists(folder / file.path)]
     if missing:
         raise FileNotFoundError(f"the command did not make {', '.join(missing)}")
-    folders = [file.key for file in command.outputs if (folder / file.path).is_dir()]
-    if folders:
+    wrong = [file for file in command.outputs if (folder / file.path).is_dir() != file.folder]
+    for file in wrong:
+        made, say = ("file", "do not say") if file.folder else ("folder", "say")
         raise FileNotFoundError(
-            f"the command made a folder of {', '.join(folders)}; say directory() in the rule"
+            f"the command made a {made} of {file.key}; {say} directory() in the rule"
         )
     return stored + _put(command.outputs, folder, transfers)
 
 
 def _put(files: Iterable[File], folder: Path, transfers: Transfers) -> Stored:
     files = list(files)
-    metas = in_parallel(lambda file: transfers.put_file(file.key, folder / file.path), files)
-    return [
-        (file.key, meta.size, meta.mtime, meta.etag)
-        for file, meta in zip(files, metas, strict=True)
-    ]
+    plain = [file for file in files if not file.folder]
+    metas = in_parallel(lambda file: transfers.put_file(file.key, folder / file.path), plain)
+    stored = {file.key: meta for file, meta in zip(plain, metas, strict=True)}
+    for file in files:
+        if file.folder:
+            below = transfers.put_folder(file.key, folder / file.path)
+            stored |= {f"{file.key}/{name}": meta for name, meta in below.items()}
+    return [(key, meta.size, meta.mtime, meta.etag) for key, meta in stored.items()]

@@ -44,11 +44,16 @@ class Bucket:
 
 @dataclass(frozen=True)
 class File:
-    """An object and where the command finds or leaves it, below the working directory."""
+    """An object, or a folder of them, and where the command finds or leaves it.
+
+    The path is below the working directory.
+    """
 
     key: str
     path: str
     touch: bool = False  # `touch()`: the worker makes it
+    folder: bool = False
+    names: tuple[str, ...] = ()  # of an input folder's files: KEY/NAME
 
 
 @dataclass(frozen=True)
@@ -60,11 +65,15 @@ class Command:
     inputs: tuple[File, ...]
     outputs: tuple[File, ...]
     logs: tuple[File, ...]
+    # path below the working directory and content of what the command runs, as a script
+    texts: tuple[tuple[str, str], ...] = ()
 
     @classmethod
     def of(cls, fields: dict[str, Any]) -> Command:
+        fields["texts"] = tuple((path, text) for path, text in fields["texts"])
         for name in ("inputs", "outputs", "logs"):
-            fields[name] = tuple(File(**file) for file in fields[name])
+            files = fields[name]
+            fields[name] = tuple(File(**file | {"names": tuple(file["names"])}) for file in files)
         return cls(**fields)
 
 

@@ -16,6 +16,7 @@ from byok8s.workflow.resources import check_rules
 
 if TYPE_CHECKING:
     from byok8s.workflow.globbing import BucketGlob
+    from byok8s.workflow.lead import Lead
     from byok8s.workflow.persistence import RecordLog
     from byok8s.workflow.session import Session
 
@@ -168,6 +169,8 @@ def _parsed_workflow(workflow_api: Any, plan: Plan, parts: Parts) -> Any:
         parts.glob.write_record()
     _replace_persistence(workflow, parts)
     tune(workflow)
+    if parts.session is not None:
+        _check_containers(workflow, parts.session.leader)
     if plan.storage_prefix is not None:
         parts.on_parsed(lambda path: _producible(workflow, path))
     return workflow
@@ -190,6 +193,19 @@ def _replace_persistence(workflow: Any, parts: Parts) -> None:
         )
 
     workflow._prepare_dag = prepare_dag
+
+
+def _check_containers(workflow: Any, leader: Lead) -> None:
+    """Refuse jobs that cannot run in their images as soon as it is known which jobs there are."""
+    from byok8s.workflow.containers import check_containers
+
+    build = workflow._build_dag
+
+    def build_dag() -> None:
+        build()
+        check_containers(workflow.dag.needrun_jobs(), leader)
+
+    workflow._build_dag = build_dag
 
 
 def _producible(workflow: Any, path: str) -> bool:

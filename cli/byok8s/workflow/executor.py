@@ -18,6 +18,7 @@ from snakemake_interface_executor_plugins.settings import (
 from snakemake_interface_executor_plugins.utils import format_cli_arg
 
 from byok8s.worker.spec import JOB_VARIABLE, S3_VARIABLE, JobSpec, Result
+from byok8s.workflow.containers import container_command, image_of, in_image
 from byok8s.workflow.events import JobFailure, JobName
 from byok8s.workflow.fingerprint import fingerprint
 from byok8s.workflow.lean import lean_command
@@ -140,11 +141,18 @@ class Executor(RealExecutor):
 
     def _request(self, job: Any) -> PodRequest:
         from byok8s.batch import PodRequest
+        from byok8s.batch.pods import WORK
 
         name = job_name(job)
         id = job_id(job)
         session = self.session
-        command = lean_command(job, session.leader)
+        image = image_of(job)
+        leader = session.leader
+        command = (
+            container_command(job, leader, f"{WORK}/{session.sources.workdir}")
+            if image
+            else lean_command(job, leader)
+        )
         spec = JobSpec(
             sources_key=session.sources_key,
             sources_sha256=session.sources.sha256,
@@ -178,7 +186,8 @@ class Executor(RealExecutor):
             deadline_seconds=None if runtime is None else runtime * 60,
             placement=placement_of(job, session.placement),
         )
-        return replace(request, fingerprint=fingerprint(job, command, request, session.leader))
+        request = replace(request, fingerprint=fingerprint(job, command, request, leader))
+        return in_image(request, image) if image else request
 
     def _follow_updates(self) -> None:
         """Until the run ends, give each update to Snakemake."""

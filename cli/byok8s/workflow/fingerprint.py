@@ -39,6 +39,7 @@ def _of_job(job: Any) -> list[Any]:
         job.rule.name,
         job.wildcards_dict,
         persistence._code(job.rule),
+        job.container_img_url,
         sorted(map(str, persistence._params(job))),
         list(map(str, job.output)),
     ]

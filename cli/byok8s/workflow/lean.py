@@ -10,86 +10,148 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from string import Formatter
 from typing import Any
 
 from byok8s.worker.spec import Command, File
 from byok8s.workflow.lead import Lead, knows, split_query
+from byok8s.workflow.scripts import is_plain_text, pod_resources, script_command
 
-# What a command may name beside values of the Snakefile. Of the job's other parts, `resources`
-# hold paths of this machine (tmpdir), and `name` means something else here than in a pod.
-_PARTS = frozenset({"input", "output", "params", "wildcards", "threads", "log", "rule"})
-_OTHER_NAMES = frozenset(
-    {"resources", "jobid", "name", "rulename", "bench_iteration", "bench_record", "version"}
+# What a command may name beside values of the Snakefile. Of the job's other parts, `name` for one
+# means something else here than in a pod.
+_PARTS = frozenset(
+    {"input", "output", "params", "wildcards", "threads", "log", "rule", "resources"}
 )
-_OUTPUT_FLAGS = frozenset({"storage_object", "path_modified", "temp", "protected", "touch"})
+_OTHER_NAMES = frozenset(
+    {"jobid", "name", "rulename", "bench_iteration", "bench_record", "version"}
+)
+_OUTPUT_FLAGS = frozenset(
+    {"storage_object", "path_modified", "temp", "protected", "touch", "directory"}
+)
 _INPUT_FLAGS = _OUTPUT_FLAGS | {"ancient"}
+
+
+class NeedsSnakemake(Exception):
+    """A job cannot do without Snakemake in its pod; the text says why, after "it"."""
 
 
 def lean_command(job: Any, lead: Lead) -> Command | None:
     """What the worker is to do for the job; None when the job needs Snakemake."""
-    if job.is_group() or not _is_plain(job.rule) or not _is_default_shell(job):
+    try:
+        return command_of(job, lead, check(job, lead))
+    except NeedsSnakemake:
         return None
-    inputs = _files(job.input, _INPUT_FLAGS, lead)
-    outputs = _files(job.output, _OUTPUT_FLAGS, lead)
-    logs = _files(job.log, _OUTPUT_FLAGS, lead)
-    if inputs is None or outputs is None or logs is None or not _are_files(inputs, lead):
-        return None
-    if not _may_be_formatted_here(job):
-        return None
-    text = job.shellcmd
-    if "<TBD>" in text:
-        return None
-    return Command(text, job.threads, tuple(inputs), tuple(outputs), tuple(logs))
 
 
-def _is_plain(rule: Any) -> bool:
-    """A `shell:` rule with none of the directives that change where or how it runs."""
-    special = (
-        rule.conda_env,
-        rule.container_img,
-        rule.env_modules,
-        rule.shadow_depth,
-        rule.benchmark,
-        getattr(rule.cache, "flag", rule.cache),
-        rule.is_checkpoint,
-        rule.is_handover,
-        rule.group,
+Files = tuple[list[File], list[File], list[File]]
+
+
+def check(job: Any, lead: Lead, *, own_image: bool = False) -> Files:
+    """The job's inputs, outputs and logs, when nothing in its rule needs Snakemake.
+
+    Raises NeedsSnakemake. It can be asked before the inputs are there.
+    """
+    if job.is_group():
+        raise NeedsSnakemake("is a group")
+    _check_rule(job.rule, own_image)
+    _check_shell(job)
+    if job.rule.shellcmd is not None:
+        _check_fields(job)
+    return (
+        _files(job.input, _INPUT_FLAGS, lead),
+        _files(job.output, _OUTPUT_FLAGS, lead),
+        _files(job.log, _OUTPUT_FLAGS, lead),
     )
-    return rule.shellcmd is not None and not any(special)
 
 
-def _is_default_shell(job: Any) -> bool:
+def command_of(
+    job: Any, lead: Lead, files: Files, script: tuple[str, str] | None = None
+) -> Command:
+    """The command of a job that passed `check`; raises NeedsSnakemake.
+
+    script is the path and the text of the script that stands in the place of `shell:`.
+    """
+    inputs = tuple(_found(file, lead) for file in files[0])
+    outputs, logs = map(tuple, files[1:])
+    if script is not None:
+        text = script_command(script[0])
+        return Command(text, job.threads, inputs, outputs, logs, texts=(script,))
+    text = job.shellcmd
+    if "<TBD>" in text and "tmpdir" in job.rule.shellcmd:
+        text = job.format_wildcards(job.rule.shellcmd, resources=pod_resources(job))
+    if "<TBD>" in text:
+        raise NeedsSnakemake("has a value that is not known yet")
+    return Command(text, job.threads, inputs, outputs, logs)
+
+
+def _check_rule(rule: Any, own_image: bool) -> None:
+    """A `shell:` rule with none of the directives that change where or how it runs.
+
+    In an image of its own the rest of these directives has no meaning (another place for the
+    programs), or none in a pod (a folder of its own), or none to the pod (a checkpoint).
+    """
+    special = {
+        "benchmark": rule.benchmark,
+        "handover": rule.is_handover,
+        "group": rule.group,
+    }
+    if not own_image:
+        special |= {
+            "conda": rule.conda_env,
+            "container": rule.container_img,
+            "envmodules": rule.env_modules,
+            "shadow": rule.shadow_depth,
+            "cache": getattr(rule.cache, "flag", rule.cache),
+            "checkpoint": rule.is_checkpoint,
+        }
+    if rule.shellcmd is None and not (own_image and is_plain_text(rule.script)):
+        kinds = ("script", "notebook", "wrapper", "cwl")
+        kind = next((kind for kind in kinds if getattr(rule, kind)), "run")
+        hint = ", of other than R (.R) and bash (.sh)" if own_image and kind == "script" else ""
+        raise NeedsSnakemake(f"is a {kind}: rule{hint}")
+    for name, value in special.items():
+        if value:
+            raise NeedsSnakemake(f"has {name}")
+
+
+def _check_shell(job: Any) -> None:
     from snakemake.shell import shell
 
-    return (
-        shell._process_prefix is None
-        and not shell._process_suffix
-        and str(shell.get_executable() or "bash").endswith("/bash")
-        and job.resources.get("shell_exec") is None
-    )
+    if (
+        shell._process_prefix is not None
+        or shell._process_suffix
+        or not str(shell.get_executable() or "bash").endswith("/bash")
+        or job.resources.get("shell_exec") is not None
+    ):
+        raise NeedsSnakemake("sets a shell, or a prefix of commands, of its own")
 
 
-def _files(files: Iterable[Any], allowed: frozenset[str], lead: Lead) -> list[File] | None:
-    """The files as keys and local paths; None when one is not a plain file of the run's bucket."""
+def _files(files: Iterable[Any], allowed: frozenset[str], lead: Lead) -> list[File]:
+    """The files as keys and local paths, when all are plain files of the run's bucket."""
     found = []
     for file in files:
-        if not knows(file) or not set(file.flags) <= allowed:
-            return None
+        if not knows(file):
+            raise NeedsSnakemake(f"has a file outside of the bucket, {file}")
         query = str(file.storage_object.query)
         if not query.startswith(f"s3://{lead.bucket}/"):
-            return None
-        found.append(File(split_query(query)[1], str(file), touch="touch" in file.flags))
+            raise NeedsSnakemake(f"has a file outside of the run's bucket, {query}")
+        if other := set(file.flags) - allowed:
+            raise NeedsSnakemake(f"marks {split_query(query)[1]} as {', '.join(sorted(other))}")
+        key, flags = split_query(query)[1], file.flags
+        found.append(File(key, str(file), touch="touch" in flags, folder="directory" in flags))
     return found
 
 
-def _are_files(inputs: Iterable[File], lead: Lead) -> bool:
-    inventory = lead.inventory()
-    entries = [inventory.find(file.key) for file in inputs]
-    return all(entry is not None and entry.names is None for entry in entries)
+def _found(file: File, lead: Lead) -> File:
+    """An input as it is in the bucket: a file, or a folder with its files."""
+    entry = lead.inventory().find(file.key)
+    if entry is None:
+        raise NeedsSnakemake(f"has an input that is not in the bucket, {file.key}")
+    return replace(file, folder=entry.names is not None, names=entry.names or ())
 
 
-def _may_be_formatted_here(job: Any) -> bool:
+def _check_fields(job: Any) -> None:
     """Whether the command's fields have the same values here as in the pod.
 
     Of the Snakefile's own values only plain ones: others may be objects with a life of their own.
@@ -99,11 +161,10 @@ def _may_be_formatted_here(job: Any) -> bool:
         if field is None:
             continue
         first = re.split(r"[.\[]", field, maxsplit=1)[0]
-        if "{" in (spec or "") or first in _OTHER_NAMES:
-            return False
+        if "{" in (spec or "") or first in _OTHER_NAMES or field == "resources":
+            raise NeedsSnakemake(f"has {{{field}}} in its command")
         if first not in _PARTS and not _is_plain_value(values.get(first)):
-            return False
-    return True
+            raise NeedsSnakemake(f"has {{{field}}}, which is neither text nor a number")
 
 
 def _is_plain_value(value: Any) -> bool:

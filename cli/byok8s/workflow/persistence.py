@@ -221,6 +221,11 @@ class BucketPersistence(OutsideValues, PersistenceBase):
             self._records.put(key, None)
         return known
 
+    def _software_stack_hash(self, job: Any) -> str:
+        """With the image, which Snakemake leaves out unless it starts containers itself."""
+        own: str = super()._software_stack_hash(job)
+        return f"{own} {job.container_img_url}" if job.container_img_url else own
+
     def _mark_incomplete(self, key: str, external_jobid: str | None) -> None:
         self._started[key] = time.time()
 

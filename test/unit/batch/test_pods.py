@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from byok8s.batch import PodRequest, RunIdentity
+from byok8s.batch import PodRequest, RunIdentity, Staging
 from byok8s.batch.pods import label_value, manifest, pod_labels, pod_name
 
 RUN = RunIdentity("alpha-blue-x1", "jane")
@@ -157,3 +157,58 @@ def test_toil_case_13_a_long_owner_can_be_found():
     assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,61}[A-Za-z0-9]", longer)
     name = pod_name(RUN.name, replace(REQUEST, rule=owner))
     assert re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", name)
+
+
+STAGED = replace(
+    REQUEST, image="samtools", staging=Staging("worker", ("python3",), "/shared", {"JOB": "{}"})
+)
+
+
+def test_files_are_staged_by_a_container_that_starts_first():
+    staging, job = pod(STAGED)["spec"]["containers"]
+    assert (staging["name"], staging["image"], staging["command"]) == (
+        "staging",
+        "worker",
+        ["python3"],
+    )
+    assert (job["name"], job["image"]) == ("job", "samtools")
+    assert {"name": "JOB", "value": "{}"} in staging["env"]
+    assert "JOB" not in {variable["name"] for variable in job["env"]}
+
+
+def test_an_image_of_anybodys_is_read_only_and_sees_no_secret():
+    staging, job = pod(STAGED)["spec"]["containers"]
+    assert job["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+        "readOnlyRootFilesystem": True,
+    }
+    mounts = {mount["mountPath"]: mount["name"] for mount in job["volumeMounts"]}
+    assert mounts == {
+        "/work": "work",
+        "/tmp": "tmp",
+        "/var/tmp": "tmp",
+        "/shared": "handshake",
+    }
+    beside = {mount["mountPath"]: mount["name"] for mount in staging["volumeMounts"]}
+    assert beside == {
+        "/work": "work",
+        "/tmp": "staging",
+        "/shared": "handshake",
+        "/var/run/byok8s": "secret",
+    }
+    volumes = {volume["name"] for volume in pod(STAGED)["spec"]["volumes"]}
+    assert volumes == {*mounts.values(), *beside.values()}
+
+
+def test_staging_takes_its_cpu_from_the_job_and_its_memory_beside_it():
+    staging, job = pod(STAGED)["spec"]["containers"]
+    assert staging["resources"] == {"requests": {"cpu": "50m", "memory": "128M"}}
+    assert job["resources"]["requests"]["cpu"] == "1450m"
+    assert job["resources"]["limits"] == {"memory": "2000M", "ephemeral-storage": "500M"}
+
+
+def test_kubectl_shows_the_log_of_the_container_that_has_it():
+    name = "kubectl.kubernetes.io/default-container"
+    assert pod()["metadata"]["annotations"][name] == "job"
+    assert pod(STAGED)["metadata"]["annotations"][name] == "staging"

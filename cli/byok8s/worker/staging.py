@@ -1,0 +1,207 @@
+"""Stages a job whose command runs in an image of its own: `python3 -m byok8s.worker.staging`.
+
+Such a pod has two containers. `job` is the user's image, unmodified: nothing of ours but a few
+lines for its /bin/sh. `staging`, of the worker image, fetches the inputs into the working folder
+that both see, lets the command run, and stores what it made. Between them are two FIFOs in a folder
+in memory:
+
+- `end`: `job` opens it when it starts, which waits until staging opens it too, and that means
+  "go". It tells the command's exit code. A shell that is killed closes it without a word.
+- `output`: what the command writes; staging keeps it and shows it as its own container's log.
+
+The lines that `job` runs then are in the file `run`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from byok8s.worker.spec import STAGING_FAILED, Command, JobSpec, Result
+
+if TYPE_CHECKING:
+    from byok8s.worker.transfer import Transfers
+
+FOLDER = "/byok8s"  # where both containers see the folder in memory
+# Staging makes `end` at once, but nothing says which container is the first to start. An image
+# may have no sleep, or one that knows whole seconds only.
+_WAIT_AND_RUN = """\
+trap 'exit 143' TERM
+until [ -e {0}/end ]; do sleep 0.05 2>/dev/null || sleep 1 2>/dev/null; done
+exec 9>{0}/end
+. {0}/run
+"""
+# Snakemake's shell() in a container: `bash -c`; where there is none, its strict mode as far as sh
+# knows it. The shell that waits is the container's first process, which no signal ends by itself.
+_RUN = """\
+exec >{folder}/output 2>&1
+{exports}
+cd {workdir} || exit
+if command -v bash >/dev/null 2>&1; then set -- bash {bash}; else set -- sh {sh}; fi
+asked=
+trap 'asked=1; kill -TERM "$child" 2>/dev/null' TERM
+"$1" -c "$2" </dev/null 9>&- &
+child=$!
+wait "$child"
+code=$?
+while [ "$asked" ]; do  # the signal may have ended the wait and not the command
+    asked=
+    wait "$child" 2>/dev/null
+    again=$?
+    [ "$again" = 127 ] || code=$again
+done
+[ -O {folder}/end ] || chmod -R go+rX . 2>/dev/null
+echo "$code" >&9
+exit "$code"
+"""
+_GIVEN_UP = f"exit {STAGING_FAILED}\n"
+_BASH = "set -euo pipefail;  "
+_SH = "set -eu; if (set -o pipefail) 2>/dev/null; then set -o pipefail; fi;  "
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_OUTPUT_SECONDS = 10.0  # longest wait for the last output of a container that has ended
+
+
+def job_command(folder: str = FOLDER) -> tuple[str, ...]:
+    """What the container `job` is started with."""
+    return ("/bin/sh", "-c", _WAIT_AND_RUN.format(folder))
+
+
+def main() -> int:
+    """Stage the job that the environment names; return the container's exit code."""
+    os.umask(0o002)  # the job may run as another user, of the same group
+    signal.signal(signal.SIGTERM, _stopped)
+    with handshake(Path(FOLDER)) as folder:
+        # not at the top: what takes time comes after the FIFOs are there
+        from byok8s.worker import __main__ as worker
+
+        store, spec, transfers = worker.open_job()
+        if (result := worker.fetch_sources(store, spec)) is None:
+            assert spec.command is not None
+            result = stage(spec, spec.command, transfers, folder)
+            worker.keep_log(store, spec, result)
+        worker.report(store, spec, result)
+    return result.exit_code
+
+
+def _stopped(signum: int, _frame: object) -> NoReturn:
+    """The pod is being deleted and the command has not begun."""
+    sys.exit(128 + signum)
+
+
+@contextmanager
+def handshake(folder: Path) -> Iterator[Path]:
+    """The FIFOs; afterwards plain files that keep no container waiting, also one that comes late.
+
+    Anybody in the pod may open them: the two containers may run as different users.
+    """
+    for name in ("output", "end"):  # the job waits for the last one
+        os.mkfifo(folder / name)
+        (folder / name).chmod(0o666)
+    try:
+        yield folder
+    finally:
+        _write(folder / "run", _GIVEN_UP)
+        (folder / "end").rename(folder / "was")
+        (folder / "end").touch()
+        # wakes a shell that is just opening it
+        os.close(os.open(folder / "was", os.O_RDONLY | os.O_NONBLOCK))
+
+
+def stage(spec: JobSpec, command: Command, transfers: Transfers, folder: Path) -> Result:
+    """Fetch the inputs, have the command run in the other container, store the outputs."""
+    from byok8s.worker import __main__ as worker
+    from byok8s.worker import lean
+    from byok8s.worker.s3 import TransferError
+
+    workdir = Path(spec.workdir)
+    began = time.monotonic()
+    try:
+        lean.prepare(command, workdir, transfers)
+        variables = {**worker.user_environment(), **lean.environment(command, worker.SCRATCH)}
+        _write(folder / "run", script(command, workdir.absolute(), variables, folder))
+        code, output = follow(folder)
+        stored = lean.finish(command, workdir, transfers, failed=code != 0)
+    except (TransferError, OSError) as error:
+        (worker.SCRATCH / "byok8s.log").touch()
+        print(error, flush=True)
+        return Result(STAGING_FAILED, error=str(error), tail=worker.rule_log_tail(spec))
+    return Result(
+        exit_code=128 + signal.SIGKILL if code is None else code,
+        command_exit=code or None,
+        seconds=round(time.monotonic() - began, 3),
+        tail=(worker.rule_log_tail(spec) or output) if code != 0 else "",
+        stored=stored,
+    )
+
+
+def script(
+    command: Command, workdir: Path, variables: Mapping[str, str], folder: Path = Path(FOLDER)
+) -> str:
+    """What the job's shell runs: the command, as Snakemake runs it in a container."""
+    exports = [
+        f"export {name}={shlex.quote(value)}"
+        for name, value in variables.items()
+        if _NAME.fullmatch(name)
+    ]
+    return _RUN.format(
+        folder=folder,
+        exports="\n".join(exports),
+        workdir=shlex.quote(str(workdir)),
+        bash=shlex.quote(_BASH + command.text),
+        sh=shlex.quote(_SH + command.text),
+    )
+
+
+def follow(folder: Path) -> tuple[int | None, str]:
+    """Let the command run to its end.
+
+    Returns its exit code, None when its shell was killed, and the last lines of its output.
+    """
+    from byok8s.worker import __main__ as worker
+
+    lines: deque[bytes] = deque()
+
+    def keep() -> None:
+        with open(folder / "output", "rb") as out:
+            try:
+                with open(worker.SCRATCH / "byok8s.log", "wb") as log:
+                    lines.extend(worker.tee(out, log))
+            except OSError as error:  # the disk is full, for one; the command must find a reader
+                print(f"The output cannot be kept: {error}", flush=True)
+                shutil.copyfileobj(out, sys.stdout.buffer)
+
+    # held open until the end is known, so that there is always somebody to read from
+    output = os.open(folder / "output", os.O_RDWR)
+    keeper = threading.Thread(target=keep, daemon=True)
+    keeper.start()
+    try:
+        with open(folder / "end", "rb") as end:
+            # From here on the command is asked to end, and its log is kept within the grace period
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            said = end.read()
+    finally:
+        os.close(output)
+    keeper.join(_OUTPUT_SECONDS)
+    return (int(said) if said.strip() else None), b"".join(lines).decode(errors="replace")
+
+
+def _write(path: Path, text: str) -> None:
+    """Whole or not at all: the other container reads it when it is there."""
+    temporary = path.with_suffix(".new")
+    temporary.write_text(text)
+    temporary.rename(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,118 @@
+"""Rules with `container:`: their image is the pod's, with nothing of ours in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from byok8s.exceptions import SettingsError
+from byok8s.worker import staging
+from byok8s.worker.spec import JOB_VARIABLE, S3_VARIABLE, SECRET_FOLDER
+from byok8s.workflow.lean import NeedsSnakemake, check, command_of
+from byok8s.workflow.scripts import script_text
+
+if TYPE_CHECKING:
+    from byok8s.batch import PodRequest
+    from byok8s.worker.spec import Command
+    from byok8s.workflow.lead import Lead
+
+_DOCKER = "docker://"
+
+
+def image_of(job: Any) -> str | None:
+    """The image that a job's command runs in, as Kubernetes names it; None: the worker image.
+
+    A container means nothing to a rule that only collects files, to one that runs on this
+    machine, and to Python code of the Snakefile that calls no program.
+    """
+    if job.is_group() or job.is_norun or _is_for_this_machine(job):
+        return None
+    url = job.container_img_url
+    if not url or (job.rule.is_run and "shell(" not in (job.rule.run_func_src or "")):
+        return None
+    return str(url).removeprefix(_DOCKER)
+
+
+def check_containers(jobs: Iterable[Any], lead: Lead) -> None:
+    """Raises SettingsError, with a line for each rule that cannot run in its image."""
+    problems = dict.fromkeys(filter(None, (_problem(job, lead) for job in jobs)))
+    if problems:
+        raise SettingsError("\n".join(problems))
+
+
+def container_command(job: Any, lead: Lead, workdir: str) -> Command:
+    """The command of a job that has an image; raises SettingsError when it cannot run in it.
+
+    `workdir` is the working directory in the pod.
+    """
+    try:
+        files = check(job, lead, own_image=True)
+        script = script_text(job, workdir) if job.rule.script else None
+        return command_of(job, lead, files, script)
+    except NeedsSnakemake as reason:
+        raise SettingsError(_sentence(job, str(reason))) from None
+
+
+def in_image(request: PodRequest, image: str) -> PodRequest:
+    """The pod of a worker made the pod of an image, with the worker's part beside it.
+
+    The image sees no keys: the user's command gets those that the Snakefile's `envvars:` names.
+    """
+    from byok8s.batch import Staging
+
+    ours = (JOB_VARIABLE, S3_VARIABLE)
+    env = {
+        name: value
+        for name, value in request.env.items()
+        if name not in ours and not value.startswith(SECRET_FOLDER)
+    }
+    return replace(
+        request,
+        image=image,
+        command=staging.job_command(),
+        env=env,
+        staging=Staging(
+            image=request.image,
+            command=("python3", "-P", "-m", staging.__name__),
+            handshake=staging.FOLDER,
+            env=request.env,
+        ),
+    )
+
+
+def _problem(job: Any, lead: Lead) -> str | None:
+    rule = job.rule
+    if image_of(job) is None:
+        return None
+    if not str(job.container_img_url).startswith(_DOCKER):
+        return _sentence(job, f"names no image of a registry ({_DOCKER}IMAGE)")
+    if rule.conda_env and (rule.is_containerized or _is_global(rule)):
+        return _sentence(job, "needs a conda environment in it, which byok8s does not activate")
+    try:
+        check(job, lead, own_image=True)
+    except NeedsSnakemake as reason:
+        return _sentence(job, str(reason))
+    return None
+
+
+def _sentence(job: Any, reason: str) -> str:
+    return (
+        f"Rule '{job.rule.name}' cannot run in its container '{job.container_img_url}': it "
+        f"{reason}; change that, or write `container: None` in the rule to run it in the worker "
+        "image."
+    )
+
+
+def _is_for_this_machine(job: Any) -> bool:
+    """Not `job.is_local`, which in a dry run is said of every job."""
+    named = job.rule.group is None and job.rule.name in job.rule.workflow._localrules
+    return named or any("local" in file.flags for file in (*job.input, *job.output))
+
+
+def _is_global(rule: Any) -> bool:
+    """Whether the image is one for all rules, to which `conda:` adds the rule's programs.
+
+    Where a rule names both itself, either will do, as in Snakemake.
+    """
+    return bool(rule.container_img == rule.workflow.modifier.global_container_img)
