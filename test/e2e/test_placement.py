@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from byok8s.batch import BatchSystem, KubeClient, PodRequest, RunIdentity
 from byok8s.batch.placement import NodeLabel, Placement, Spot, Toleration, Volume
+from byok8s.batch.rehearsal import sample_pod
 from byok8s.batch.template import read_template
 from byok8s.cluster import ClusterInfo
-from byok8s.run.placement import sample_pod
 from byok8s.settings import KubeSettings
 from support.project import Project, objects_left
 
@@ -161,6 +161,7 @@ def claim(marks: Marks, tmp_path: Path) -> Iterator[str]:
             "spec": spec | {"capacity": {"storage": "1Gi"}, "hostPath": {"path": str(folder)}},
         },
     )
+    time.sleep(0.5)  # a claim without a volume to be seen is looked at again in 15 s
     asked = {"volumeName": marks.name, "resources": {"requests": {"storage": "1Gi"}}}
     claims += "/persistentvolumeclaims"
     marks.client.create(claims, {"metadata": {"name": marks.name}, "spec": spec | asked})
@@ -222,6 +223,10 @@ def test_what_the_cluster_or_a_rule_cannot_have_is_told_before_anything_is_submi
     bad = project.run("--dry-run")
     assert bad.code == 2
     assert "The resource spot of rule 'a' is 'maybe', but must be require" in bad.err
+    project.write({"Snakefile": rule.format('priority_class="absent"')})
+    unknown = project.run()
+    assert unknown.code == 3
+    assert "the pods of rule 'a': forbidden: no PriorityClass with name absent" in unknown.err
     project.write({"Snakefile": rule.format("mem_mb=5_000_000")})
     large = project.run()
     assert large.code == 1

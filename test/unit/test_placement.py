@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from byok8s.batch import KubeClient
 from byok8s.batch.placement import Placement, Spot, Toleration, Volume
+from byok8s.batch.rehearsal import rehearse, sample_pod
 from byok8s.exceptions import ClusterError, SettingsError
-from byok8s.run.placement import read_placement, rehearse, sample_pod
+from byok8s.run.placement import read_placement
 from byok8s.settings import PlacementSettings
-from byok8s.workflow.resources import check_rules, placement_of
+from byok8s.workflow.resources import check_rules, placement_of, rehearse_rules
 from snakemake.common.tbdstring import TBDString
 from snakemake.resources import Resources
 from support.fakeapi import Api, Asked, Says, kubeconfig, refusal, serve
@@ -127,7 +128,7 @@ QUEUED = Placement(queue="lab")
 
 
 def test_the_api_server_checks_a_pod_that_is_not_made(api: Api, client: KubeClient) -> None:
-    rehearse(client, HIGH, "image")
+    rehearse(client, HIGH, "image", "this run")
     (asked,) = api.asked
     assert (asked.method, asked.path) == ("POST", "/api/v1/namespaces/lab/pods")
     assert asked.query == {"dryRun": "All", "fieldValidation": "Strict"}
@@ -136,7 +137,7 @@ def test_the_api_server_checks_a_pod_that_is_not_made(api: Api, client: KubeClie
 
 
 def test_without_a_placement_nothing_is_asked(api: Api, client: KubeClient) -> None:
-    rehearse(client, Placement(), "image")
+    rehearse(client, Placement(), "image", "this run")
     assert api.asked == []
 
 
@@ -144,7 +145,7 @@ def test_what_the_api_server_refuses_is_told_in_its_words(api: Api, client: Kube
     said = 'pods "byok8s-check-check-1" is forbidden: no PriorityClass with name high was found'
     api.answer = lambda _: refusal(403, "Forbidden", said)
     with pytest.raises(ClusterError, match="no PriorityClass with name high was found; correct"):
-        rehearse(client, HIGH, "image")
+        rehearse(client, HIGH, "image", "this run")
 
 
 def test_a_quota_that_is_full_now_is_no_mistake(api: Api, client: KubeClient) -> None:
@@ -152,7 +153,7 @@ def test_a_quota_that_is_full_now_is_no_mistake(api: Api, client: KubeClient) ->
         'pods "x" is forbidden: exceeded quota: q, requested: pods=1, used: pods=3, limited: pods=3'
     )
     api.answer = lambda _: refusal(403, "Forbidden", said)
-    rehearse(client, HIGH, "image")
+    rehearse(client, HIGH, "image", "this run")
 
 
 def kueue(*, installed: bool = True, queue: bool = True, managed: bool = True) -> Any:
@@ -172,7 +173,7 @@ def kueue(*, installed: bool = True, queue: bool = True, managed: bool = True) -
 
 def test_a_queue_that_admits_pods(api: Api, client: KubeClient) -> None:
     api.answer = kueue()
-    rehearse(client, QUEUED, "image")
+    rehearse(client, QUEUED, "image", "this run")
     assert len(api.asked) == 3
 
 
@@ -189,7 +190,7 @@ def test_a_queue_that_would_never_admit_a_pod(
 ) -> None:
     api.answer = answer
     with pytest.raises(ClusterError) as caught:
-        rehearse(client, QUEUED, "image")
+        rehearse(client, QUEUED, "image", "this run")
     assert words in str(caught.value)
 
 
@@ -245,3 +246,32 @@ def test_rules_are_checked_before_there_are_jobs() -> None:
     with pytest.raises(SettingsError, match="The resource volume of rule 'map' mounts a folder"):
         check_rules([good, rule(volume="host:/data:/data")], Placement())
     check_rules([rule(volume="host:/data:/data")], Placement(privileged=True))
+
+
+def test_what_rules_with_jobs_say_is_rehearsed_once_each(api: Api, client: KubeClient) -> None:
+    def rule(name: str, **resources: Any) -> Any:
+        return SimpleNamespace(name=name, resources=Resources.from_mapping(resources))
+
+    rules = [
+        rule("plain", mem_mb=5),
+        rule("high", priority_class="high"),
+        rule("as_high", priority_class="high", gpu=lambda wildcards: 1),
+        rule("here", priority_class="absent"),
+        rule("low", priority_class="low"),
+    ]
+    workflow = SimpleNamespace(
+        dag=SimpleNamespace(needrun_jobs=lambda: [SimpleNamespace(rule=each) for each in rules]),
+        is_local=lambda rule: rule.name == "here",
+    )
+
+    def answer(asked: Asked) -> Says:
+        if asked.body["spec"]["priorityClassName"] == "high":
+            return Says()
+        said = 'pods "byok8s-check-x-1" is forbidden: no PriorityClass with name low was found'
+        return refusal(403, "Forbidden", said)
+
+    api.answer = answer
+    words = "the pods of rule 'low': forbidden: no PriorityClass with name low was found; correct"
+    with pytest.raises(ClusterError, match=words):
+        rehearse_rules(workflow, client, Placement(), "image")
+    assert len(api.asked) == 2

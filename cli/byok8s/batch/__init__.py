@@ -12,6 +12,7 @@ batch.shutdown()
 from byok8s.batch.client import ApiError, KubeClient
 from byok8s.batch.ends import Cause, Update
 from byok8s.batch.lease import Lease, RunIsLed
+from byok8s.batch.placement import Placement
 from byok8s.batch.pods import PodRequest, RunIdentity, Staging
 from byok8s.batch.retry import Budget, Decision, History, RetryPolicy
 from byok8s.batch.system import BatchSystem
@@ -27,6 +28,7 @@ __all__ = [
     "KubeClient",
     "Lease",
     "Limits",
+    "Placement",
     "PodRequest",
     "RetryPolicy",
     "RunIdentity",

@@ -42,7 +42,8 @@ class Nodes:
         self._client = client
         self._lock = threading.Lock()
         self._asked: float | None = None
-        self.largest: Mapping[str, float] = {}  # empty: we may not know
+        self.largest: Mapping[str, float] = {}  # of each resource; empty: we may not know
+        self._sizes: list[dict[str, float]] = []  # of each node
         self.can_grow = True
 
     def refresh(self) -> None:
@@ -59,10 +60,13 @@ class Nodes:
             self.can_grow = _cloud(items) or self._has_autoscaler()
         except Byok8sError:
             return
+        self._sizes = [
+            {name: quantity(text) for name, text in node["status"].get("allocatable", {}).items()}
+            for node in items
+        ]
         largest: dict[str, float] = {}
-        for node in items:
-            for name, text in node["status"].get("allocatable", {}).items():
-                largest[name] = max(largest.get(name, 0.0), quantity(text))
+        for size in self._sizes:
+            largest |= {name: max(largest.get(name, 0.0), size[name]) for name in size}
         self.largest = largest
 
     def never_fits(self, request: PodRequest) -> str | None:
@@ -106,6 +110,19 @@ class Nodes:
                     f"it asks for {_plain(amount / scale)} {unit} and the largest node has "
                     f"{_plain(most / scale)}; ask for less ({option}) or add a larger node"
                 )
+        if self._sizes and not any(
+            all(size.get(name, 0.0) >= amount for name, (amount, *_) in wanted.items())
+            for size in self._sizes
+        ):
+            asked = [
+                f"{_plain(amount / scale)} {unit}"
+                for amount, unit, scale, _ in wanted.values()
+                if amount
+            ]
+            return (
+                f"it asks for {', '.join(asked)}, and no node has all of that; ask for less or "
+                "add a larger node"
+            )
         return None
 
 

@@ -203,6 +203,13 @@ def _with_template(pod: dict[str, Any], template: str) -> dict[str, Any]:
     ours = pod["spec"]["containers"][0]["securityContext"]
     for container in result["spec"].get("initContainers", ()):
         container["securityContext"] = {**ours, **container.get("securityContext", {})}
+    # the template knows of the job's container only, but both have the same working folder
+    mounts = {
+        container["name"]: {mount["mountPath"]: mount for mount in container["volumeMounts"]}
+        for container in result["spec"]["containers"]
+    }
+    for paths in mounts.values():
+        paths[WORK]["name"] = mounts[CONTAINER][WORK]["name"]
     return result
 
 

@@ -9,12 +9,12 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from byok8s.batch.pods import CONTAINER, OUR_LABELS, OUR_PREFIX, SECRET_MOUNT, TMP, WORK
+from byok8s.batch.pods import CONTAINER, OUR_LABELS, OUR_PREFIX, SECRET_MOUNT, STAGING, TMP, WORK
 from byok8s.batch.strategic import MERGE_KEYS
 from byok8s.exceptions import SettingsError
 
 _KINDS = ("Pod", "PodTemplate", "PodTemplateSpec")
-_VOLUMES = ("work", "tmp", "secret")
+_VOLUMES = ("work", "tmp", "secret", "handshake", STAGING)
 # Fields of the spec and of the container `job`, with what to do instead
 _SPEC = {
     "restartPolicy": "a job that failed is tried again in a new pod (--retries)",
@@ -97,6 +97,9 @@ def _problems(template: Mapping[str, Any]) -> Iterator[str]:
             )
         else:
             yield from _of_job(container)
+    for container in spec.get("initContainers") or ():
+        if container["name"] in (CONTAINER, STAGING):
+            yield f"an init container may not be called '{container['name']}', as one of byok8s's"
     for container in [*(spec.get("containers") or ()), *(spec.get("initContainers") or ())]:
         yield from _of_mounts(container, spec)
 

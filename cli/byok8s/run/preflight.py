@@ -20,7 +20,7 @@ from byok8s.exceptions import (
     StorageError,
 )
 from byok8s.run.lookup import WorkflowFiles, look_up
-from byok8s.run.placement import read_placement, rehearse
+from byok8s.run.placement import read_placement
 from byok8s.run.problems import Problems
 from byok8s.settings import (
     WORKER_IMAGE,
@@ -78,8 +78,10 @@ def preflight(settings: RunSettings) -> Ready:
     image = settings.image or (cluster and cluster.worker_image) or WORKER_IMAGE
 
     def checked_client(access: Access) -> KubeClient:
+        from byok8s.batch.rehearsal import rehearse
+
         client = _check_cluster(access, cluster)
-        rehearse(client, placement or ANYWHERE, image)
+        rehearse(client, placement or ANYWHERE, image, "this run")
         return client
 
     client = _start(lambda: checked_client(access)) if access else None

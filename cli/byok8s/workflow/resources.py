@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from byok8s.batch.placement import Placement
 from byok8s.batch.placement_text import NAMES, override
+
+if TYPE_CHECKING:
+    from byok8s.batch import KubeClient
 
 
 def placement_of(job: Any, defaults: Placement) -> Placement:
@@ -21,9 +24,27 @@ def check_rules(rules: Iterable[Any], defaults: Placement) -> None:
     Raises SettingsError.
     """
     for rule in rules:
-        told = {name: rule.resources.get(name) for name in NAMES}
-        known = {name: found.value for name, found in told.items() if not found.is_evaluable()}
-        _placed(known, rule.name, defaults)
+        _known(rule, defaults)
+
+
+def rehearse_rules(workflow: Any, client: KubeClient, defaults: Placement, image: str) -> None:
+    """Have the cluster look at what the rules with jobs to run say; raises ClusterError."""
+    from byok8s.batch.rehearsal import rehearse
+
+    rules = {job.rule.name: job.rule for job in workflow.dag.needrun_jobs()}
+    seen = {defaults}
+    for name, rule in rules.items():
+        placement = _known(rule, defaults)
+        if placement not in seen and not workflow.is_local(rule):
+            rehearse(client, placement, image, f"rule '{name}'")
+        seen.add(placement)
+
+
+def _known(rule: Any, defaults: Placement) -> Placement:
+    """What a rule says for every job of it."""
+    told = {name: rule.resources.get(name) for name in NAMES}
+    known = {name: found.value for name, found in told.items() if not found.is_evaluable()}
+    return _placed(known, rule.name, defaults)
 
 
 def _placed(said: Mapping[str, Any], rule: str, defaults: Placement) -> Placement:

@@ -26,6 +26,7 @@ from byok8s.worker.transfer import ObjectMeta
 from byok8s.workflow import sources
 from byok8s.workflow.events import Listener
 from byok8s.workflow.lead import knows, split_query
+from byok8s.workflow.resources import rehearse_rules
 
 if TYPE_CHECKING:
     from byok8s.batch import BatchSystem, KubeClient, Lease, Limits, RunIdentity
@@ -109,6 +110,7 @@ class Session:
 
         from byok8s.batch import BatchSystem
 
+        rehearse_rules(workflow, self.client, self.placement, self.image)
         files = {Path(CREDENTIALS_FILE).name: self.credentials()}
         if self.s3.ca_file:
             files[Path(CA_FILE).name] = self.s3.ca_file.read_text()

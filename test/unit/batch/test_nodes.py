@@ -79,6 +79,16 @@ def test_toil_case_4_what_no_node_has_is_refused(
     assert told and told.startswith("No node is large enough for the pod: ") and words in told
 
 
+def test_what_only_different_nodes_have_is_refused(api: Api, client: KubeClient):
+    fast = {"cpu": "8", "memory": "16G", "nvidia.com/gpu": "1"}
+    api.answer = cluster(large(), {"spec": {}, "status": {"allocatable": fast}})
+    nodes = Nodes(client)
+    assert nodes.never_fits(asks(cpu=8, memory_mb=16_000, placement=Placement(gpus=1))) is None
+    told = nodes.never_fits(asks(cpu=32, memory_mb=1000, placement=Placement(gpus=1)))
+    assert told and "it asks for 32 CPUs, 1000 MB of memory, 1 GPUs (nvidia.com/gpu)" in told
+    assert "and no node has all of that" in told
+
+
 @pytest.mark.parametrize(
     "answer",
     [

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 from unittest.mock import ANY
 
 import pytest
-from byok8s.batch import PodRequest, RunIdentity
+from byok8s.batch import PodRequest, RunIdentity, Staging
 from byok8s.batch.placement import NodeLabel, Placement, Toleration, Volume
 from byok8s.batch.pods import FINGERPRINT, manifest
 from byok8s.batch.security import below_restricted
@@ -19,13 +20,11 @@ REQUEST = PodRequest("a", image="busybox", command=("true",), env={"FOO": "bar"}
 REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
 
 
-def pod(template: Any, **placement: Any) -> dict[str, Any]:
-    from dataclasses import replace
-
+def pod(template: Any, request: PodRequest = REQUEST, **placement: Any) -> dict[str, Any]:
     told = Placement(template=read_template(template, "t.yaml") if template else "", **placement)
     return manifest(
         RunIdentity("alpha", "jane"),
-        replace(REQUEST, placement=told),
+        replace(request, placement=told),
         owner={"uid": "u-1"},
         secret="alpha",
         secret_mount="/var/run/byok8s",
@@ -93,6 +92,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"spec": {"containers": [{"name": "side"}]}}, "the container 'side' may not be added"),
     ({"spec": {"volumes": [{"name": "work"}]}}, "the volume 'work' is byok8s's own"),
     ({"spec": {"volumes": [{"name": "secret"}]}}, "the volume 'secret' is byok8s's own"),
+    ({"spec": {"initContainers": [{"name": "job"}]}}, "may not be called 'job'"),
     (in_job(command=["sh"]), "command may not be set: what the pod runs is the rule's"),
     (in_job(args=["-c"]), "args may not be set"),
     (in_job(image="x"), "image may not be set: use --image"),
@@ -208,6 +208,22 @@ def test_a_folder_on_a_volume_of_ones_own():
     (container,) = made["spec"]["containers"]
     assert {"name": "fast", "mountPath": "/work"} in container["volumeMounts"]
     assert len(container["volumeMounts"]) == 3
+
+
+def test_both_containers_of_a_staged_job_have_the_templates_working_folder():
+    template = {
+        "volumes": [{"name": "fast", "emptyDir": {"medium": "Memory"}}],
+        "containers": [{"name": "job", "volumeMounts": [{"name": "fast", "mountPath": "/work"}]}],
+    }
+    staging = Staging("worker", ("stage",), "/handshake")
+    made = pod(template, request=replace(REQUEST, staging=staging), gpus=1)
+    staged, job = made["spec"]["containers"]
+    for container in (staged, job):
+        names = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
+        assert names["/work"] == "fast"
+    assert "nvidia.com/gpu" in job["resources"]["limits"]
+    assert "limits" not in staged["resources"]
+    assert below_restricted(made) == []
 
 
 def test_what_is_said_beside_the_template_counts_more():
