@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 HERE = Path(__file__).parent
@@ -171,10 +172,11 @@ def prepare(jobs: int, note: Any) -> tuple[Any, Any]:
     account = Account.fixed("the benchmark", Credentials("key", "secret"))
     s3 = S3Settings(S3Location("memory", "run"), "http://127.0.0.1:1", "us-east-1")
     whole = bucket.WorkflowBucket.of(s3, account, Path.cwd())
+    run = RunIdentity(name="bench", owner="bench")
     listener = Noted(open(os.devnull, "w"))  # noqa: SIM115 (until the end)
     session = Session(
         client=None,  # type: ignore[arg-type]
-        run=RunIdentity(name="bench", owner="bench"),
+        lease=SimpleNamespace(run=run, started="now", before=None),  # type: ignore[arg-type]
         s3=s3,
         objects=whole.objects,
         credentials=lambda: account.current().as_ini(),

@@ -24,7 +24,7 @@ class NullBatch:
     def start(self) -> None:
         """There is nothing to start."""
 
-    def issue(self, request: PodRequest) -> None:
+    def issue(self, request: PodRequest, *_: Any) -> None:
         began = time.thread_time()
         spec = JobSpec.loads(request.env[JOB_VARIABLE])
         assert spec.command is not None, "the job would run Snakemake in its pod"

@@ -35,7 +35,7 @@ class Bucket:
     options: dict[str, Any] = field(default_factory=dict)  # obstore's: encryption, requester pays
 
     def dumps(self) -> str:
-        return json.dumps(asdict(self))
+        return json.dumps(vars(self))
 
     @classmethod
     def loads(cls, text: str) -> Bucket:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from byok8s.workflow.lead import Lead, knows, split_query
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 def fingerprint(job: Any, command: Command | None, request: PodRequest, lead: Lead) -> str:
     """Equal for equal work, in every leader."""
     jobs = sorted(job.jobs, key=lambda j: str(j.uuid())) if job.is_group() else [job]
-    pod = {name: value for name, value in asdict(request).items() if name != "env"}
+    pod = {name: value for name, value in vars(request).items() if name != "env"}
     parts = [
         pod,
         None if command is None else command.text,

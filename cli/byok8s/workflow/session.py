@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,7 +67,7 @@ class Session:
     _opened: bool = field(init=False, default=False)
     _closed: threading.Event = field(init=False, default_factory=threading.Event)
 
-    @property
+    @cached_property
     def bucket(self) -> Bucket:
         return describe(self.s3)
 

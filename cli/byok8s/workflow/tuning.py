@@ -1,7 +1,7 @@
 """What Snakemake does again for every job and need do once; put in its place for a run.
 
 Each of these costs the leader more than all of byok8s's own work for a job. Snakemake's interfaces
-have no word for them (docs/decisions/0012-leader.md).
+have no word for them (docs/decisions/0013-leader.md).
 """
 
 from __future__ import annotations
@@ -81,7 +81,8 @@ def _log_info_briefly(job: Any, indent: bool = False, printshellcmd: bool = True
     }
     lines = [f"    {name}: {value}" for name, value in fields.items() if value or name == "jobid"]
     told = [timestamp(), f"rule {job.rule.name}:", *lines]
-    logger.info("\n".join(["", *told, f"Shell command: {job.shellcmd}"]))
+    text = "\n".join(["", *told, f"Shell command: {job.shellcmd}"])
+    logger.info(text, extra={"routine": True})
 
 
 def _has_pipes(rules: Iterable[Any]) -> bool:
@@ -100,9 +101,9 @@ def _flush_rarely(handler: logging.FileHandler) -> None:
 
     def emit_rarely(record: logging.LogRecord) -> None:
         emit(record)
-        event = str(getattr(record, "event", None) or "")
+        routine = hasattr(record, "routine") or getattr(record, "event", None) in _OFTEN
         last = getattr(record, "done", 0) == getattr(record, "total", 1)
-        if handler.stream and (last or event not in _OFTEN):
+        if handler.stream and (last or not routine):
             handler.stream.flush()
 
     handler.emit = emit_rarely  # type: ignore[method-assign]
