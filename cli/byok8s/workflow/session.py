@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,7 +66,7 @@ class Session:
     _opened: bool = field(init=False, default=False)
     _closed: threading.Event = field(init=False, default_factory=threading.Event)
 
-    @cached_property
+    @property
     def bucket(self) -> Bucket:
         return describe(self.s3)
 
