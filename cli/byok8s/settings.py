@@ -196,6 +196,7 @@ class RunSettings:
     dry_run: bool = False
     force: bool = False
     jobs: int | None = None
+    bundle: bool = True  # short jobs may share a pod
     image: str | None = None
     retries: int = 0
     wait_limits: Mapping[str, float | None] = field(default_factory=dict)  # seconds, None: for ever

@@ -74,6 +74,8 @@ OPTIONS: list[tuple[tuple[str, ...], dict[str, Any]]] = [
     (("--force",), {"force": True}),
     (("-j", "7"), {"jobs": 7}),
     (("--jobs=7",), {"jobs": 7}),
+    (("--no-bundle",), {"bundle": False}),
+    (("--bundle",), {"bundle": True}),
     (("--s3-endpoint-url=http://x:1",), {"endpoint_url": "http://x:1"}),
     (("--s3-region=eu-west-1",), {"region": "eu-west-1"}),
     (("--s3-addressing=virtual",), {"s3": S3Options(addressing="virtual")}),

@@ -7,9 +7,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from byok8s.worker import __main__ as worker
 from byok8s.worker import lean
-from byok8s.worker.spec import STAGING_FAILED, Command, File, JobSpec
+from byok8s.worker.process import Ran, execute
+from byok8s.worker.spec import STAGING_FAILED, Command, File, JobSpec, Result
 from byok8s.worker.transfer import Transfers
 from support.memory import MemoryBucket
 
@@ -28,12 +28,15 @@ def command(text: str, **fields: object) -> Command:
     return Command(text, 2, **(parts | fields))  # type: ignore[arg-type]
 
 
-def run(bucket: MemoryBucket, made: Command, folder: Path) -> worker.Result:
-    worker.SCRATCH = folder / "scratch"
-    worker.SCRATCH.mkdir(exist_ok=True)
+def run(bucket: MemoryBucket, made: Command, folder: Path) -> Result:
     (folder / "work").mkdir(exist_ok=True)
-    spec = JobSpec("", "", str(folder / "work"), (), "log", "result", command=made)
-    return worker.run_lean(JobSpec.loads(spec.dumps()), made, Transfers(bucket))  # type: ignore[arg-type]
+    spec = JobSpec("", "", "work", (), "log", "result", command=made)
+
+    def run_command(command: Command, place: Path) -> Ran:
+        variables = lean.environment(command, folder)
+        return execute(lean.shell_arguments(command), place, variables, folder / "log")
+
+    return lean.run(JobSpec.loads(spec.dumps()), made, folder, Transfers(bucket), run_command)  # type: ignore[arg-type]
 
 
 def test_inputs_command_outputs(bucket: MemoryBucket, tmp_path: Path) -> None:

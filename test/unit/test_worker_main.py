@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 from byok8s.worker import __main__ as worker
+from byok8s.worker import job as around
+from byok8s.worker import process
 from byok8s.worker.spec import TERMINATION_LIMIT, JobSpec, Result
 from byok8s.workflow import sources
 
@@ -40,8 +42,9 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     work.mkdir()
     monkeypatch.chdir(work)
     monkeypatch.setattr(worker, "SCRATCH", tmp_path)
-    monkeypatch.setattr(worker, "TERMINATION_LOG", str(tmp_path / "termination"))
-    monkeypatch.setattr(worker, "ENVIRONMENT_FILE", str(tmp_path / "environment"))
+    monkeypatch.setattr(worker, "LOG", tmp_path / "byok8s.log")
+    monkeypatch.setattr(around, "TERMINATION_LOG", str(tmp_path / "termination"))
+    monkeypatch.setattr(process, "ENVIRONMENT_FILE", str(tmp_path / "environment"))
     return Store()
 
 
@@ -69,28 +72,26 @@ def test_spec_and_result_travel_unchanged(store: Store, tmp_path: Path) -> None:
     assert Result.loads(result.dumps()) == result
 
 
-def test_a_long_spec_is_read_from_the_bucket(
-    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_long_spec_is_read_from_the_bucket(store: Store, tmp_path: Path) -> None:
     sent = spec(store, tmp_path, "pass")
     store.objects["spec"] = sent.dumps().encode()
-    monkeypatch.setenv("BYOK8S_JOB", "key:spec")
-    assert worker.load_spec(store) == sent
+    assert JobSpec.loads(around.load_text(store, "key:spec")) == sent
 
 
 def test_sources_other_than_the_leaders_are_refused(store: Store, tmp_path: Path) -> None:
     job = spec(store, tmp_path, "pass")
     store.objects["sources"] += b"x"
     with pytest.raises(ValueError, match="not what was uploaded"):
-        worker.unpack_sources(store, job)
+        around.fetch_sources(store, job.sources_key, job.sources_sha256)
 
 
 def test_a_job_sees_its_sources_and_its_output_is_kept(
     store: Store, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     job = spec(store, tmp_path, "print(open('Snakefile').read()); print('last')")
-    worker.unpack_sources(store, job)
-    result = worker.run(job)
+    archive = around.fetch_sources(store, job.sources_key, job.sources_sha256)
+    around.unpack(archive, Path(), job.workdir)
+    result = worker.run_snakemake(job)
     assert (result.exit_code, result.tail) == (0, "")
     assert (tmp_path / "byok8s.log").read_bytes() == b"rule a:\n\nlast\n"
     assert capfdbinary.readouterr().out == b"rule a:\n\nlast\n"
@@ -111,12 +112,12 @@ def test_the_commands_own_exit_code_is_found(output: str, code: int | None) -> N
 
 def test_a_failure_keeps_the_tail_of_the_rules_log(store: Store, tmp_path: Path) -> None:
     code = "open('a.log', 'w').write('in the log'); print('printed'); raise SystemExit(5)"
-    result = worker.run(spec(store, tmp_path, code, rule_logs=("a.log", "missing.log")))
+    result = worker.run_snakemake(spec(store, tmp_path, code, rule_logs=("a.log", "missing.log")))
     assert (result.exit_code, result.tail) == (5, "in the log")
 
 
 def test_a_killed_command_is_128_and_the_signal(store: Store, tmp_path: Path) -> None:
-    result = worker.run(spec(store, tmp_path, "import os; os.kill(os.getpid(), 9)"))
+    result = worker.run_snakemake(spec(store, tmp_path, "import os; os.kill(os.getpid(), 9)"))
     assert result.exit_code == 137
 
 
@@ -126,27 +127,53 @@ def test_the_job_gets_the_users_variables_and_not_the_spec(
     monkeypatch.setenv("BYOK8S_JOB", "{}")
     (tmp_path / "environment").write_text(json.dumps({"LAB_TOKEN": "t0k3n"}))
     code = "import os; print(os.environ['LAB_TOKEN'], 'BYOK8S_JOB' in os.environ)"
-    worker.run(spec(store, tmp_path, code))
+    worker.run_snakemake(spec(store, tmp_path, code))
     assert (tmp_path / "byok8s.log").read_text() == "t0k3n False\n"
 
 
 def test_a_result_that_is_too_long_goes_to_the_bucket(store: Store, tmp_path: Path) -> None:
     job = spec(store, tmp_path, "pass")
     many = [(f"folder/{n}", n, 1.5, hashlib.md5(b"x").hexdigest()) for n in range(200)]
-    worker.report(store, job, Result(0, stored=many))
+    around.report(store, job.result_key, Result(0, stored=many).dumps())
     text = (tmp_path / "termination").read_text()
     assert text == "key:result"
     assert Result.loads(store.objects["result"].decode()).stored == many
 
 
 def test_the_longest_tail_fits_the_termination_message(store: Store, tmp_path: Path) -> None:
-    worker.report(store, spec(store, tmp_path, "pass"), Result(1, tail="ü\n" * 9000))
+    result = Result(1, tail="ü\n" * 9000)
+    around.shorten(result)
+    around.report(store, "result", result.dumps())
     text = (tmp_path / "termination").read_text()
     assert len(text.encode()) <= TERMINATION_LIMIT
     assert Result.loads(text).tail.endswith("ü")
 
 
-def test_noise_around_a_failed_command_is_left_out(store: Store, tmp_path: Path) -> None:
+def test_noise_around_a_failed_command_is_left_out() -> None:
     tail = "Building DAG of jobs...\nmy words\nRuleException:\nElapsed time: 0:00:01\n"
-    worker.report(store, spec(store, tmp_path, "pass"), Result(1, tail=tail))
-    assert Result.loads((tmp_path / "termination").read_text()).tail == "my words"
+    result = Result(1, tail=tail)
+    around.shorten(result)
+    assert result.tail == "my words"
+
+
+def test_cpu_time_and_memory_of_the_command_are_measured(store: Store, tmp_path: Path) -> None:
+    code = "b = bytearray(50_000_000); n = sum(range(3_000_000))"
+    result = worker.run_snakemake(spec(store, tmp_path, code))
+    assert 0.01 < result.cpu_seconds < 30
+    assert 50_000_000 < result.peak_memory < 500_000_000
+
+
+def test_a_command_that_is_late_is_ended_with_its_children(tmp_path: Path) -> None:
+    command = ["bash", "-c", "trap '' TERM; sleep 60 & echo begun; wait; sleep 60"]
+    process._KILL_AFTER_SECONDS = 0.2
+    ran = process.execute(command, tmp_path, {}, tmp_path / "log", seconds=0.3)
+    assert (ran.late, ran.exit_code, ran.tail) == (True, 137, "begun\n")
+
+
+@pytest.mark.parametrize("text", ["low 0\noom_kill 3\n", "under_oom 0\noom_kill 3\n"])
+def test_kills_for_want_of_memory_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    (tmp_path / "events").write_text(text)
+    monkeypatch.setattr(process, "_OOM_COUNTS", (tmp_path / "absent", tmp_path / "events"))
+    assert process.oom_kills() == 3

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from byok8s.worker import __main__ as worker
-from byok8s.worker import staging
+from byok8s.worker import job as around
+from byok8s.worker import process, staging
 from byok8s.worker.spec import STAGING_FAILED, Command, File, JobSpec, Result
 from byok8s.worker.transfer import Transfers
 from support.memory import MemoryBucket
@@ -74,7 +74,8 @@ def pod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pod]:
     before = signal.getsignal(signal.SIGTERM)
     for name in ("work", "scratch"):
         (tmp_path / name).mkdir()
-    monkeypatch.setattr(worker, "SCRATCH", tmp_path / "scratch")
+    monkeypatch.setattr(around, "SCRATCH", tmp_path / "scratch")
+    monkeypatch.setattr(around, "LOG", tmp_path / "scratch/byok8s.log")
     made = Pod(tmp_path, MemoryBucket(**{"p/in.txt": b"hello\n"}))
     yield made
     for job in made.jobs:
@@ -201,7 +202,7 @@ def test_a_missing_output_is_named_though_the_command_succeeded(pod: Pod) -> Non
 
 def test_values_of_the_environment_arrive_unchanged(pod: Pod, monkeypatch: pytest.MonkeyPatch):
     odd = 'it\'s $HOME `x` "y"\nz\\'
-    monkeypatch.setattr(worker, "user_environment", lambda: {"ODD": odd, "no-name": "x"})
+    monkeypatch.setattr(process, "user_environment", lambda: {"ODD": odd, "no-name": "x"})
     pod.run('printf %s "$ODD" >deep/out.txt')
     assert pod.out == odd
 
@@ -219,6 +220,6 @@ def test_a_process_that_goes_on_keeps_nobody_waiting(pod: Pod) -> None:
 
 
 def test_a_full_disk_does_not_stop_the_command(pod: Pod, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker, "SCRATCH", Path("/dev/full"))  # no folder: nothing can be kept
+    monkeypatch.setattr(around, "LOG", Path("/dev/full/log"))  # no folder: nothing can be kept
     result, _ = pod.run("seq 100000; cp in.txt deep/out.txt")
     assert result.exit_code == 0

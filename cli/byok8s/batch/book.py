@@ -182,6 +182,8 @@ class Book:
             return
         if job.node and job.placed is None:
             job.placed = time.monotonic()
+            if job.request.bundle:  # who follows its log need not wait until it is told to run
+                self._tell(job, "placed")
         wait = wait_of(pod)
         # trouble with volumes is known from events; it lasts until the container says more
         if wait is not None or not (job.wait and job.wait.cause == Cause.VOLUME):

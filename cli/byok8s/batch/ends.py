@@ -290,12 +290,12 @@ def one_line(text: str, longest: int = 400) -> str:
     return line if line.endswith((".", "!")) else f"{line}."
 
 
-State = Literal["running", "waiting", "succeeded", "failed"]
+State = Literal["placed", "running", "waiting", "succeeded", "failed"]
 
 
 @dataclass(frozen=True)
 class Update:
-    """News of one job, in the order it happened.
+    """News of one job, in the order it happened. "placed": a node has the pod.
 
     `message` is one sentence. `started` and `finished` are epoch seconds. `disruption` says that
     a failure was the infrastructure's, not the job's.

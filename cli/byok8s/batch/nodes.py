@@ -69,6 +69,15 @@ class Nodes:
             largest |= {name: max(largest.get(name, 0.0), size[name]) for name in size}
         self.largest = largest
 
+    def places(self, request: PodRequest) -> int | None:
+        """How many pods of this kind empty nodes could hold; None when we may not know."""
+        wanted = {name: amount for name, (amount, *_) in _wanted(request).items() if amount}
+        places = [
+            min(int(size.get(name, 0.0) / amount) for name, amount in wanted.items())
+            for size in self._sizes
+        ]
+        return sum(places) if places else None
+
     def never_fits(self, request: PodRequest) -> str | None:
         """What of a request neither a node has nor one that may come; None when it may fit."""
         self.refresh()
@@ -94,15 +103,7 @@ class Nodes:
 
     def too_large(self, request: PodRequest) -> str | None:
         """What of a request no node has, as a part of a sentence; None when one may have it."""
-        wanted = {
-            "cpu": (request.cpu, "CPUs", 1.0, "threads"),
-            "memory": ((request.memory_mb or 0) * 1e6, "MB of memory", 1e6, "mem_mb"),
-            "ephemeral-storage": ((request.disk_mb or 0) * 1e6, "MB of disk", 1e6, "disk_mb"),
-            **{
-                name: (count, f"GPUs ({name})", 1.0, "gpu")
-                for name, count in request.placement.devices.items()
-            },
-        }
+        wanted = _wanted(request)
         for name, (amount, unit, scale, option) in wanted.items():
             most = self.largest.get(name, 0.0)
             if self.largest and amount > most:
@@ -124,6 +125,19 @@ class Nodes:
                 "add a larger node"
             )
         return None
+
+
+def _wanted(request: PodRequest) -> dict[str, tuple[float, str, float, str]]:
+    """By resource: the amount, its unit with the size of that, and the rule's word for it."""
+    return {
+        "cpu": (request.cpu, "CPUs", 1.0, "threads"),
+        "memory": ((request.memory_mb or 0) * 1e6, "MB of memory", 1e6, "mem_mb"),
+        "ephemeral-storage": ((request.disk_mb or 0) * 1e6, "MB of disk", 1e6, "disk_mb"),
+        **{
+            name: (count, f"GPUs ({name})", 1.0, "gpu")
+            for name, count in request.placement.devices.items()
+        },
+    }
 
 
 def _plain(number: float) -> str:

@@ -101,6 +101,7 @@ class PodRequest:
     placement: Placement = ANYWHERE
     fingerprint: str = ""
     staging: Staging | None = None
+    bundle: bool = False  # the pod runs several jobs; `id` and `job` are its own
 
 
 def fingerprint(request: PodRequest) -> str:
@@ -133,6 +134,7 @@ def pod_labels(run: RunIdentity, request: PodRequest) -> dict[str, str]:
         RULE: label_value(request.rule),
         JOB: label_value(request.job or request.id),
         ATTEMPT: str(request.attempt),
+        **({BUNDLE: "true"} if request.bundle else {}),
     }
 
 

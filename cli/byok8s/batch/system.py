@@ -11,7 +11,7 @@ from queue import Empty
 from typing import Any
 
 from byok8s.batch.book import Book, Job
-from byok8s.batch.client import ApiError, KubeClient
+from byok8s.batch.client import ApiError, KubeClient, Stream
 from byok8s.batch.create import Creators
 from byok8s.batch.ends import Pod, Update
 from byok8s.batch.lease import Lease
@@ -157,6 +157,17 @@ class BatchSystem:
             )
         return [job.pod for job in made if self._book.exists(job)]
 
+    def delete(self, job_id: str) -> None:
+        """Delete a job's pod; that it ended comes as an update."""
+        job = self._book.find(job_id)
+        if job is not None and job.acknowledged is not None:
+            self._delete(job, patience=5.0)
+
+    def places(self, request: PodRequest) -> int | None:
+        """How many such pods the cluster's nodes could hold; None: unknown, or it can grow."""
+        self._nodes.refresh()
+        return None if self._nodes.can_grow else self._nodes.places(request)
+
     def logs(self, job_id: str, tail_lines: int | None = None) -> str:
         """What the job's container wrote; "" when it has not started or is gone."""
         job = self._book.find(job_id)
@@ -175,6 +186,19 @@ class BatchSystem:
     def most_memory_mb(self) -> int | None:
         """What one pod can get on the largest node, in MB; None when that cannot be known."""
         return self._nodes.most_memory_mb()
+
+    def follow(self, job_id: str, silence: float = 60.0) -> Stream:
+        """The lines that the job's container writes, from its first, as they come.
+
+        Ends when the container does. Raises ApiError: 400 when it has not started yet, 404 when
+        there is no such pod, and from the lines when nothing came for `silence` seconds.
+        """
+        job = self._book.find(job_id)
+        if job is None:
+            raise ApiError(404, "NotFound", f"There is no job '{job_id}'.")
+        path = f"{self._pods}/{job.pod}/log"
+        container = log_container(job.request)
+        return self._client.stream(path, silence=silence, container=container, follow="true")
 
     def refresh_secret(self, files: Mapping[str, str]) -> None:
         """Replace the Secret's files; running pods see them within about a minute."""

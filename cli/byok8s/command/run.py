@@ -138,6 +138,12 @@ Examples:
 @section("How")
 @click.option("--jobs", "-j", metavar="N", type=click.IntRange(min=1), help="Pods at once.")
 @click.option(
+    "--bundle/--no-bundle",
+    "bundle",
+    default=True,
+    help="Whether short jobs may share a pod, or each gets one of its own.  [default: bundle]",
+)
+@click.option(
     "--retries",
     metavar="N",
     type=click.IntRange(min=0),
@@ -189,6 +195,7 @@ def run(
     image: str | None,
     local: bool,
     jobs: int | None,
+    bundle: bool,
     retries: int,
     wait_limits: tuple[str, ...],
     keep_going: bool,
@@ -233,6 +240,7 @@ def run(
         dry_run=dry_run,
         force=force,
         jobs=jobs,
+        bundle=bundle,
         image=image or None,
         retries=retries,
         wait_limits=dict(parse_wait_limit(text) for text in wait_limits),

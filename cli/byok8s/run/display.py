@@ -83,6 +83,11 @@ class Display:
             self._running.add(str(job))
             self._stuck.pop(str(job), None)
 
+    def withdrawn(self, job: JobName) -> None:
+        with self._lock:
+            self._submitted.pop(str(job), None)
+            self._stuck.pop(str(job), None)
+
     def waiting(self, job: JobName, reason: str, *, busy: bool) -> None:
         with self._lock:
             self._stuck[str(job)] = reason

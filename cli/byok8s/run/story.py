@@ -143,6 +143,8 @@ def _session(
         inputs=bucket.inputs,
         leader=bucket.leader,
         placement=ready.placement,
+        max_pods=settings.jobs or MAX_PODS,
+        share_pods=settings.bundle,
         limits=Limits(**settings.wait_limits),
     )
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from byok8s.worker.job import rule_log_tail
+from byok8s.worker.process import Ran, say
+from byok8s.worker.s3 import TransferError
+from byok8s.worker.spec import STAGING_FAILED, Command, File, JobSpec, Result
 from byok8s.worker.transfer import Transfers, in_parallel
-
-if TYPE_CHECKING:
-    from byok8s.worker.spec import Command, File
 
 Stored = list[tuple[str, int, float, str]]
 
@@ -24,6 +25,41 @@ _THREAD_VARIABLES = (
     "NUMEXPR_NUM_THREADS",
 )
 _FOLDER_VARIABLES = ("TMPDIR", "TMP", "TEMPDIR", "TEMP")
+
+
+def run(
+    spec: JobSpec,
+    command: Command,
+    root: Path,
+    transfers: Transfers,
+    run_command: Callable[[Command, Path], Ran],
+    *,
+    tell: Callable[[bytes], None] = say,
+) -> Result:
+    """Stage, run and store one job whose sources lie in `root`; what goes wrong is in the result.
+
+    `run_command` runs the formatted command in a folder.
+    """
+    folder = root / spec.workdir
+    began = time.monotonic()
+    ran = Ran(STAGING_FAILED, "")
+    try:
+        prepare(command, folder, transfers)
+        ran = run_command(command, folder)
+        stored = finish(command, folder, transfers, failed=ran.exit_code != 0)
+    except (TransferError, OSError) as error:
+        tell(f"{error}\n".encode())
+        return Result(STAGING_FAILED, error=str(error), tail=rule_log_tail(spec, folder))
+    return Result(
+        exit_code=ran.exit_code,
+        command_exit=None if ran.untold else ran.exit_code or None,
+        seconds=round(time.monotonic() - began, 3),
+        cpu_seconds=ran.cpu_seconds,
+        peak_memory=ran.peak_memory,
+        out_of_memory=ran.out_of_memory and ran.exit_code != 0,
+        tail=(rule_log_tail(spec, folder) or ran.tail) if ran.exit_code else "",
+        stored=stored,
+    )
 
 
 def prepare(command: Command, folder: Path, transfers: Transfers) -> None:

@@ -11,6 +11,8 @@ S3_VARIABLE = "BYOK8S_S3"
 FACTS_VARIABLE = "BYOK8S_FACTS"  # file with what the leader knows of the job's files (JSON)
 GLOBS_VARIABLE = "BYOK8S_GLOBS"  # file with what the leader's glob_wildcards found lately (JSON)
 STORED_VARIABLE = "BYOK8S_STORED"  # file to which the storage provider adds a line per upload
+BUNDLE_VARIABLE = "BYOK8S_BUNDLE"
+OUR_VARIABLES = (JOB_VARIABLE, BUNDLE_VARIABLE)  # no business of the user's command
 SECRET_FOLDER = "/var/run/byok8s"  # noqa: S105 (a path, not a secret)
 CREDENTIALS_FILE = f"{SECRET_FOLDER}/credentials"  # AWS INI format, profile "default"
 CA_FILE = f"{SECRET_FOLDER}/ca.pem"  # certificates to trust beside the system's
@@ -97,7 +99,10 @@ class JobSpec:
 
     @classmethod
     def loads(cls, text: str) -> JobSpec:
-        fields: dict[str, Any] = json.loads(text)
+        return cls.of(json.loads(text))
+
+    @classmethod
+    def of(cls, fields: dict[str, Any]) -> JobSpec:
         fields |= {name: tuple(fields[name]) for name in ("argv", "rule_logs")}
         if fields["command"] is not None:
             fields["command"] = Command.of(fields["command"])
@@ -112,6 +117,9 @@ class Result:
     command_exit: int | None = None  # of the user's command, when it was one that failed
     error: str = ""  # a sentence, when byok8s itself could not go on
     seconds: float = 0.0  # wall time of the job without staging the sources
+    cpu_seconds: float = 0.0  # of the command and its children
+    peak_memory: int = 0  # bytes, of the largest process of the command
+    out_of_memory: bool = False  # the kernel killed a process of the command
     tail: str = ""  # last lines of the rule's log or of the output
     # key, size in bytes, mtime in epoch seconds, etag of each object that was stored
     stored: list[tuple[str, int, float, str]] = field(default_factory=list)
@@ -121,6 +129,52 @@ class Result:
 
     @classmethod
     def loads(cls, text: str) -> Result:
-        fields = json.loads(text)
-        fields["stored"] = [tuple(row) for row in fields.get("stored", [])]
-        return cls(**fields)
+        return cls.of(json.loads(text))
+
+    @classmethod
+    def of(cls, fields: dict[str, Any]) -> Result:
+        return cls(**{**fields, "stored": [tuple(row) for row in fields.get("stored", ())]})
+
+
+@dataclass(frozen=True)
+class BundleJob:
+    """A job of a bundle. `seconds`: its time limit; `name` marks its lines in the pod's log."""
+
+    id: str
+    name: str
+    spec: JobSpec
+    seconds: int | None = None
+
+    @classmethod
+    def of(cls, fields: dict[str, Any]) -> BundleJob:
+        return cls(**{**fields, "spec": JobSpec.of(fields["spec"])})
+
+
+@dataclass(frozen=True)
+class BundleSpec:
+    """A pod that runs short jobs one after the other, and takes more while it lives.
+
+    What the leader sends later is at the keys `mail` + "1", "2" … `slots` jobs run at a time,
+    while the inputs of `ahead` more are fetched. Without work it ends after `linger` seconds.
+    What has waited behind running jobs for `patience` seconds goes back to the leader.
+    """
+
+    mail: str
+    result_key: str
+    jobs: tuple[BundleJob, ...] = ()
+    slots: int = 1
+    ahead: int = 1
+    linger: float = 5.0
+    patience: float = 2.0
+
+    def dumps(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def loads(cls, text: str) -> BundleSpec:
+        fields: dict[str, Any] = json.loads(text)
+        return cls(**{**fields, "jobs": tuple(map(BundleJob.of, fields["jobs"]))})
+
+
+# A bundle tells of its jobs by lines of its pod's log that begin with this
+NEWS = b"\x1ebyok8s "

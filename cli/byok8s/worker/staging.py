@@ -21,7 +21,6 @@ import shutil
 import signal
 import sys
 import threading
-import time
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -83,14 +82,14 @@ def main() -> int:
     signal.signal(signal.SIGTERM, _stopped)
     with handshake(Path(FOLDER)) as folder:
         # not at the top: what takes time comes after the FIFOs are there
-        from byok8s.worker import __main__ as worker
+        from byok8s.worker import job
 
-        store, spec, transfers = worker.open_job()
-        if (result := worker.fetch_sources(store, spec)) is None:
+        store, transfers = job.open_pod()
+        spec = job.load_job(store)
+        if (result := job.unpack_sources(store, spec)) is None:
             assert spec.command is not None
             result = stage(spec, spec.command, transfers, folder)
-            worker.keep_log(store, spec, result)
-        worker.report(store, spec, result)
+        job.conclude(store, spec, result)
     return result.exit_code
 
 
@@ -120,29 +119,18 @@ def handshake(folder: Path) -> Iterator[Path]:
 
 def stage(spec: JobSpec, command: Command, transfers: Transfers, folder: Path) -> Result:
     """Fetch the inputs, have the command run in the other container, store the outputs."""
-    from byok8s.worker import __main__ as worker
-    from byok8s.worker import lean
-    from byok8s.worker.s3 import TransferError
+    from byok8s.worker import job, lean
+    from byok8s.worker.process import Ran, user_environment
 
-    workdir = Path(spec.workdir)
-    began = time.monotonic()
-    try:
-        lean.prepare(command, workdir, transfers)
-        variables = {**worker.user_environment(), **lean.environment(command, worker.SCRATCH)}
+    def run_command(command: Command, workdir: Path) -> Ran:
+        variables = {**user_environment(), **lean.environment(command, job.SCRATCH)}
         _write(folder / "run", script(command, workdir.absolute(), variables, folder))
         code, output = follow(folder)
-        stored = lean.finish(command, workdir, transfers, failed=code != 0)
-    except (TransferError, OSError) as error:
-        (worker.SCRATCH / "byok8s.log").touch()
-        print(error, flush=True)
-        return Result(STAGING_FAILED, error=str(error), tail=worker.rule_log_tail(spec))
-    return Result(
-        exit_code=128 + signal.SIGKILL if code is None else code,
-        command_exit=code or None,
-        seconds=round(time.monotonic() - began, 3),
-        tail=(worker.rule_log_tail(spec) or output) if code != 0 else "",
-        stored=stored,
-    )
+        if code is None:
+            return Ran(128 + signal.SIGKILL, output, untold=True)
+        return Ran(code, output)
+
+    return lean.run(spec, command, Path(), transfers, run_command)
 
 
 def script(
@@ -168,15 +156,16 @@ def follow(folder: Path) -> tuple[int | None, str]:
 
     Returns its exit code, None when its shell was killed, and the last lines of its output.
     """
-    from byok8s.worker import __main__ as worker
+    from byok8s.worker.job import LOG
+    from byok8s.worker.process import tee
 
     lines: deque[bytes] = deque()
 
     def keep() -> None:
         with open(folder / "output", "rb") as out:
             try:
-                with open(worker.SCRATCH / "byok8s.log", "wb") as log:
-                    lines.extend(worker.tee(out, log))
+                with open(LOG, "wb") as log:
+                    lines.extend(tee(out, log))
             except OSError as error:  # the disk is full, for one; the command must find a reader
                 print(f"The output cannot be kept: {error}", flush=True)
                 shutil.copyfileobj(out, sys.stdout.buffer)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from byok8s.workflow.persistence import RecordLog
     from byok8s.workflow.session import Session
 
+_MANY_JOBS = 1_000_000
 PROVIDER = "byok8s"  # snakemake_storage_plugin_byok8s
 
 
@@ -114,7 +115,8 @@ def _workflow_api(api: Any, plan: Plan, *, on_cluster: bool) -> Any:
         snakefile=plan.snakefile,
         config_settings=ConfigSettings(configfiles=[plan.configfile]),
         resource_settings=ResourceSettings(
-            nodes=plan.jobs,
+            # how many pods live at once is the dispatcher's affair: one may run many jobs
+            nodes=_MANY_JOBS if on_cluster else plan.jobs,
             # a number here would cut every rule's threads down to it, also in pods
             cores=None if on_cluster else plan.jobs,
             # explicit: the "full" set, Snakemake's choice for clusters, asks for 50 GB of disk

@@ -46,6 +46,9 @@ class Listener(Protocol):
     def waiting(self, job: JobName, reason: str, *, busy: bool) -> None:
         """The job's pod cannot start yet; one sentence why. `busy`: for lack of room only."""
 
+    def withdrawn(self, job: JobName) -> None:
+        """The job, submitted before, will not run after all, since another one failed."""
+
     def ended(self, job: JobName, failure: JobFailure | None) -> None: ...
     def progress(self, done: int, total: int) -> None: ...
     def note(self, text: str) -> None: ...

@@ -17,15 +17,16 @@ from snakemake_interface_executor_plugins.settings import (
 )
 from snakemake_interface_executor_plugins.utils import format_cli_arg
 
-from byok8s.worker.spec import JOB_VARIABLE, S3_VARIABLE, JobSpec, Result
+from byok8s.worker.spec import S3_VARIABLE, JobSpec
 from byok8s.workflow.containers import container_command, image_of, in_image
+from byok8s.workflow.dispatch import Dispatcher, Outcome, Task
 from byok8s.workflow.events import JobFailure, JobName
 from byok8s.workflow.fingerprint import fingerprint
 from byok8s.workflow.lean import lean_command
 from byok8s.workflow.resources import placement_of
 
 if TYPE_CHECKING:
-    from byok8s.batch import PodRequest, Update
+    from byok8s.batch import PodRequest
     from byok8s.workflow.session import Session
 
 common_settings = CommonSettings(
@@ -47,8 +48,6 @@ common_settings = CommonSettings(
 DEFAULT_MEMORY_MB = 256
 # A node keeps a little CPU for its own pods; whole cores would leave one core in each node idle.
 CPU_PER_THREAD = 0.95
-# Longest value of an environment variable is 128 KiB (MAX_ARG_STRLEN, execve(2))
-_LONGEST_SPEC = 100_000
 
 
 @dataclass
@@ -90,11 +89,7 @@ class Executor(RealExecutor):
         self.session = session
         self._jobs: dict[str, SubmittedJobInfo] = {}
         self._lock = threading.Lock()
-        self._stopping = threading.Event()
-        self._started = False
-        self._updates = threading.Thread(
-            target=self._follow_updates, name="byok8s-updates", daemon=True
-        )
+        self._dispatcher: Dispatcher | None = None
 
     @property
     def cores(self) -> str:
@@ -121,33 +116,43 @@ class Executor(RealExecutor):
         return ("-P", "-m", "byok8s.workflow.in_pod", *shlex.split(" ".join(arguments)))
 
     def run_jobs(self, jobs: list[Any]) -> None:
-        if not self._started:
-            self._started = True
+        if self._dispatcher is None:
             self.session.open(self.workflow, self.envvars())
-            self._updates.start()
+            self._dispatcher = self._dispatch()
+            self._dispatcher.start()
         self.session.upload_inputs()
         for job in jobs:
             self.run_job_pre(job)
             self.run_job(job)
 
-    def run_job(self, job: Any) -> None:
-        request = self._request(job)
-        info = SubmittedJobInfo(job, external_jobid=request.id)
-        with self._lock:
-            self._jobs[request.id] = info
-        self.report_job_submission(info)
-        self.session.listener.submitted(job_name(job))
-        self.session.batch.issue(request, lambda: self.session.outputs_exist(job))
+    def _dispatch(self) -> Dispatcher:
+        session, listener = self.session, self.session.listener
+        return Dispatcher(
+            session,
+            limit=session.max_pods,
+            share=session.share_pods,
+            durations=session.durations(),
+            on_started=lambda task: listener.started(task.name),
+            on_waiting=lambda task, why, busy: listener.waiting(task.name, why, busy=busy),
+            on_ended=self._ended,
+            on_broken=self.workflow.scheduler.executor_error_callback,
+        )
 
-    def _request(self, job: Any) -> PodRequest:
-        from byok8s.batch import PodRequest
+    def run_job(self, job: Any) -> None:
+        task = self._task(job)
+        info = SubmittedJobInfo(job, external_jobid=task.id)
+        with self._lock:
+            self._jobs[task.id] = info
+        self.report_job_submission(info)
+        self.session.listener.submitted(task.name)
+        assert self._dispatcher is not None
+        self._dispatcher.submit(task)
+
+    def _task(self, job: Any) -> Task:
         from byok8s.batch.pods import WORK
 
-        name = job_name(job)
-        id = job_id(job)
-        session = self.session
-        image = image_of(job)
-        leader = session.leader
+        name, id, session = job_name(job), job_id(job), self.session
+        image, leader = image_of(job), session.leader
         command = (
             container_command(job, leader, f"{WORK}/{session.sources.workdir}")
             if image
@@ -165,20 +170,30 @@ class Executor(RealExecutor):
             globs={} if command else session.late_globs(),
             rule_logs=() if job.is_group() else tuple(map(str, job.log)),
         )
-        text = spec.dumps()
-        if len(text) > _LONGEST_SPEC:
-            text = "key:" + session.keep_spec(id, job.attempt, text)
-        resources = job.resources
+        request = self._request(job, id, name)
+        request = replace(request, fingerprint=fingerprint(job, command, request, leader))
+        sharable = command is not None and not image and job.resources.get("bundle", 1) != 0
+        return Task(
+            name,
+            in_image(request, image) if image else request,
+            spec,
+            sharable,
+            still_there=lambda: session.outputs_exist(job),
+        )
+
+    def _request(self, job: Any, id: str, name: JobName) -> PodRequest:
+        from byok8s.batch import PodRequest
+
+        session, resources = self.session, job.resources
         memory = _whole(resources.get("mem_mb"))
         runtime = _whole(resources.get("runtime"))
-        request = PodRequest(
+        return PodRequest(
             id=id,
-            attempt=job.attempt,
             rule=name.rule,
             job=str(name),
             image=session.image,
             command=("python3", "-P", "-m", "byok8s.worker"),
-            env={JOB_VARIABLE: text, S3_VARIABLE: session.bucket.dumps(), **session.pod_env},
+            env={S3_VARIABLE: session.bucket.dumps(), **session.pod_env},
             cpu=CPU_PER_THREAD * max(1, job.threads),
             memory_mb=memory or DEFAULT_MEMORY_MB,
             limit_memory=memory is not None,
@@ -186,68 +201,40 @@ class Executor(RealExecutor):
             deadline_seconds=None if runtime is None else runtime * 60,
             placement=placement_of(job, session.placement),
         )
-        request = replace(request, fingerprint=fingerprint(job, command, request, leader))
-        return in_image(request, image) if image else request
 
-    def _follow_updates(self) -> None:
-        """Until the run ends, give each update to Snakemake."""
-        try:
-            while not self._stopping.is_set():
-                update = self.session.batch.updates(timeout=1.0)
-                if update is not None:
-                    self._handle(update)
-        except Exception as error:  # without updates the run would wait for ever
-            self.workflow.scheduler.executor_error_callback(error)
-
-    def _handle(self, update: Update) -> None:
+    def _ended(self, task: Task, outcome: Outcome) -> None:
         with self._lock:
-            info = self._jobs.get(update.id)
-            if info is None or update.attempt != info.job.attempt:
-                return
-            if update.state in ("succeeded", "failed"):
-                del self._jobs[update.id]
-        name = job_name(info.job)
+            info = self._jobs.pop(task.id, None)
+        if info is None:
+            return
         listener = self.session.listener
-        if update.state == "running":
-            listener.started(name)
-        elif update.state == "waiting":
-            listener.waiting(name, update.message, busy=update.cause == "unschedulable")
-        elif update.state == "succeeded":
-            self.session.told(self._result(update), info.job)
-            listener.ended(name, None)
+        if outcome.success:
+            self.session.told(outcome.result, info.job)
+            listener.ended(task.name, None)
             self.report_job_success(info)
-        else:
-            listener.ended(name, self._failure(info.job, name, update))
+            return
+        failure = self._failure(info.job, task, outcome)
+        listener.ended(task.name, failure)
+        self.report_job_error(info)
+        if not (failure.will_retry or self.workflow.execution_settings.keep_going):
+            self._withdraw()
+
+    def _withdraw(self) -> None:
+        """As Snakemake does after a failure: what runs goes on to its end, nothing else begins."""
+        assert self._dispatcher is not None
+        for task in self._dispatcher.withdraw():
+            with self._lock:
+                info = self._jobs.pop(task.id)
+            self.session.listener.withdrawn(task.name)
             self.report_job_error(info)
 
-    def _result(self, update: Update) -> Result | None:
-        """The worker's own report; None when it left none."""
-        text = update.result
-        if text.startswith("key:"):
-            text = self.session.read_result(text.removeprefix("key:"))
-        try:
-            return Result.loads(text)
-        except (ValueError, TypeError, KeyError):
-            return None
-
-    def _failure(self, job: Any, name: JobName, update: Update) -> JobFailure:
-        result = self._result(update)
-        reason, tail = update.message, ""
-        if result is not None:
-            tail = result.tail
-            if result.error:
-                reason = result.error
-            elif result.command_exit is not None and update.cause == "command_failed":
-                reason = f"the command exited with code {result.command_exit}"
-            elif update.cause == "command_failed" and update.exit_code == 1:
-                reason = "Snakemake could not run the rule in its pod"
-        else:
-            tail = self.session.batch.logs(update.id, tail_lines=20)
+    def _failure(self, job: Any, task: Task, outcome: Outcome) -> JobFailure:
+        result = outcome.result
         return JobFailure(
-            job=name,
-            reason=reason,
-            tail=tail,
-            log=self.session.log_url(update.id, job.attempt) if result else "",
+            job=task.name,
+            reason=_reason(outcome),
+            tail=result.tail if result else self.session.batch.logs(task.id, tail_lines=20),
+            log=self.session.log_url(task.id, job.attempt) if result else "",
             will_retry=job.restart_times > job.attempt - 1,
         )
 
@@ -261,11 +248,26 @@ class Executor(RealExecutor):
         self.shutdown()
 
     def shutdown(self) -> None:
-        self._stopping.set()
-        if self._updates.is_alive() and threading.current_thread() is not self._updates:
-            self._updates.join(timeout=5)
+        if self._dispatcher is not None:
+            self._dispatcher.stop()
+            self.session.keep_durations(self._dispatcher.durations)
         if self._own_session:
             self.session.close()
+
+
+def _reason(outcome: Outcome) -> str:
+    """Why a job failed, in one sentence."""
+    result, update = outcome.result, outcome.update
+    if result is not None and result.error:
+        return result.error
+    if result is not None and result.out_of_memory:
+        return "the job used more memory than its pod may; give it more (mem_mb)"
+    own = update is None or update.cause == "command_failed"
+    if result is not None and result.command_exit is not None and own:
+        return f"the command exited with code {result.command_exit}"
+    if result is not None and own and result.exit_code == 1:
+        return "Snakemake could not run the rule in its pod"
+    return update.message if update else f"the worker ended with code {result and result.exit_code}"
 
 
 def job_name(job: Any) -> JobName:

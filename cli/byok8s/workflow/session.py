@@ -24,6 +24,7 @@ from byok8s.worker.spec import (
 )
 from byok8s.worker.transfer import ObjectMeta
 from byok8s.workflow import sources
+from byok8s.workflow.durations import Durations
 from byok8s.workflow.events import Listener
 from byok8s.workflow.lead import knows, split_query
 from byok8s.workflow.resources import rehearse_rules
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 # Pods learn of new keys within about a minute (the kubelet's sync period for mounted Secrets)
 _REFRESH_SECONDS = 60.0
+_DURATIONS = "durations.json"
 
 
 @dataclass
@@ -58,6 +60,8 @@ class Session:
     glob: BucketGlob | None = None
     limits: Limits | None = None  # of waiting; None: the batch system's own
     on_open: Callable[[], None] = lambda: None
+    max_pods: int = 1000  # at once
+    share_pods: bool = True  # whether several jobs may run in one pod
     cancelled: bool = False
     in_flight: frozenset[str] = frozenset()  # ids of jobs whose pods an earlier leader has left
     sources: sources.SourceArchive = field(init=False, repr=False)
@@ -203,8 +207,17 @@ class Session:
             noun = "file" if count == 1 else "files"
             self.listener.note(f"Uploaded {count} input {noun} ({file_size(size)}) to the bucket")
 
-    def keep_spec(self, id: str, attempt: int, text: str) -> str:
-        key = self.run_key(f"jobs/{id}-{attempt}.json")
+    def durations(self) -> Durations:
+        """What is known of how long the rules' jobs take."""
+        return Durations((self.objects.get_bytes(self.key(_DURATIONS)) or b"").decode())
+
+    def keep_durations(self, durations: Durations) -> None:
+        """Keep for the next run what this one has learnt."""
+        if text := durations.dumps():
+            self.objects.put_bytes(self.key(_DURATIONS), text.encode())
+
+    def keep_spec(self, name: str, text: str) -> str:
+        key = self.run_key(f"jobs/{name}.json")
         self.objects.put_bytes(key, text.encode())
         return key
 

@@ -1,0 +1,132 @@
+"""What every kind of worker does around a job: sources, logs, the report."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import re
+import tarfile
+from pathlib import Path
+from typing import Any
+
+from byok8s.worker.process import TAIL_LINES
+from byok8s.worker.s3 import open_bucket
+from byok8s.worker.spec import (
+    CREDENTIALS_FILE,
+    JOB_VARIABLE,
+    S3_VARIABLE,
+    STAGING_FAILED,
+    TERMINATION_LIMIT,
+    TERMINATION_LOG,
+    Bucket,
+    JobSpec,
+    Result,
+)
+from byok8s.worker.transfer import Transfers
+
+# What Snakemake says around a failed command, which the leader says better
+_NOISE = re.compile(
+    r"(Building DAG of jobs|Using shell: |Select jobs to execute|Execute \d+ jobs|Shutting down, |"
+    r"Exiting because a job|Storing output in storage|Elapsed time: |WorkflowError:$|"
+    r"RuleException:$|CalledProcessError in file |At least one job did not complete)"
+)
+SCRATCH = Path("/tmp")  # noqa: S108 (the pod's own)
+LOG = SCRATCH / "byok8s.log"  # of a pod's one job
+_TAIL_BYTES = 2000
+
+
+def open_pod() -> tuple[Any, Transfers]:
+    """The bucket that the environment names, and what moves files to and from it."""
+    bucket = Bucket.loads(os.environ[S3_VARIABLE])
+    credentials = CREDENTIALS_FILE if os.path.exists(CREDENTIALS_FILE) else None
+    store = open_bucket(bucket, credentials)
+    return store, Transfers(store, bucket.storage_class, md5_etags=bucket.md5_etags)
+
+
+def load_job(store: Any) -> JobSpec:
+    """The job that the environment names."""
+    return JobSpec.loads(load_text(store, os.environ[JOB_VARIABLE]))
+
+
+def unpack_sources(store: Any, spec: JobSpec) -> Result | None:
+    """Unpack the sources here; how the job ends when that cannot be done."""
+    try:
+        unpack(fetch_sources(store, spec.sources_key, spec.sources_sha256), Path(), spec.workdir)
+    except Exception as error:
+        text = f"The workflow's sources could not be fetched from the bucket: {error}"
+        print(text, flush=True)
+        return Result(STAGING_FAILED, error=text)
+    return None
+
+
+def conclude(store: Any, spec: JobSpec, result: Result) -> None:
+    """Keep the log of a pod's one job, and leave its report."""
+    if problem := keep_log(store, spec, LOG, failed=result.exit_code != 0):
+        print(problem, flush=True)
+    shorten(result)
+    report(store, spec.result_key, result.dumps())
+
+
+def load_text(store: Any, text: str) -> str:
+    """`text`, or what it points to in the bucket where it was too long for the environment."""
+    if text.startswith("key:"):
+        return bytes(store.get(text.removeprefix("key:")).bytes()).decode()
+    return text
+
+
+def fetch_sources(store: Any, key: str, sha256: str) -> bytes:
+    """The archive of the workflow's sources; ValueError when it is not the right one."""
+    data = bytes(store.get(key).bytes())
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise ValueError(f"{key} is not what was uploaded")
+    return data
+
+
+def unpack(archive: bytes, root: Path, workdir: str) -> None:
+    """Unpack the sources into `root`, and make sure of the working directory below it."""
+    with tarfile.open(fileobj=io.BytesIO(archive)) as archived:
+        # The archive is the leader's own; Python before 3.11.4 has no filters
+        safe = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+        archived.extractall(root, **safe)  # type: ignore[arg-type]  # noqa: S202
+    (root / workdir).mkdir(parents=True, exist_ok=True)
+
+
+def keep_log(store: Any, spec: JobSpec, log: Path, *, failed: bool) -> str:
+    """Put what the job wrote into the bucket; the job's outcome counts more than its log.
+
+    Returns a sentence when that did not work.
+    """
+    if log.exists() and (failed or log.stat().st_size):
+        try:
+            store.put(spec.log_key, log)
+        except Exception as error:
+            return f"The log could not be kept in the bucket: {error}"
+    return ""
+
+
+def rule_log_tail(spec: JobSpec, folder: Path) -> str:
+    """The end of the rule's own `log:` files, which lie below `folder`."""
+    parts = []
+    for name in spec.rule_logs:
+        path = folder / name
+        if path.is_file() and path.stat().st_size:
+            with open(path, "rb") as file:
+                file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
+                parts.append(file.read().decode(errors="replace"))
+    return "\n".join(parts)
+
+
+def shorten(result: Result) -> None:
+    """Leave of the tail what a person needs."""
+    lines = [line for line in result.tail.splitlines() if line and not _NOISE.match(line)]
+    text = "\n".join(lines[-TAIL_LINES:])
+    result.tail = text.encode()[-_TAIL_BYTES:].decode(errors="replace")
+
+
+def report(store: Any, key: str, text: str) -> None:
+    """Leave a report in the termination message, or in the bucket when it is too long."""
+    if len(text.encode()) > TERMINATION_LIMIT:
+        store.put(key, text.encode())
+        text = f"key:{key}"
+    Path(TERMINATION_LOG).write_text(text)

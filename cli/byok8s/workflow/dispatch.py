@@ -1,0 +1,471 @@
+"""Gives jobs to pods: one each, or several short ones to a pod that takes more while it lives.
+
+What a rule's jobs take is learnt as they run. Jobs of unknown or short duration go to bundles
+(byok8s.worker.bundle); those that take longer than it takes to start a pod get pods of their own.
+All state belongs to one thread, which reads events from an inbox.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import secrets
+import threading
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field, fields, replace
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+from byok8s.exceptions import Byok8sError
+from byok8s.worker.spec import BUNDLE_VARIABLE, JOB_VARIABLE, BundleJob, BundleSpec, JobSpec, Result
+from byok8s.workflow.durations import Durations
+from byok8s.workflow.follow import Deaf, Heard, News, follow
+
+if TYPE_CHECKING:
+    from byok8s.batch import PodRequest, Update
+    from byok8s.workflow.events import JobName
+    from byok8s.workflow.session import Session
+
+TICK_SECONDS = 0.2
+# A pod costs one to two seconds of a node; what takes as long gets one of its own.
+LONG_SECONDS = 2.0
+# What a pod is given ahead, so that it need not wait for the leader
+AHEAD_SECONDS = 1.0
+# Work that is worth another pod
+POD_SECONDS = 2.0
+UNKNOWN_SECONDS = 1.0
+MOST_UNKNOWN = 32  # jobs of unknown duration that a pod starts with
+RAMP = 8  # pods at first for a rule nothing is known of, on a cluster of unknown size
+BUSY_SECONDS = 1.0  # a pod whose command runs for longer gets nothing more
+STEAL_SECONDS = 1.0  # a pod that has not begun by then, while others have nothing to do
+TROUBLES = 2  # lost bundles after which a job gets a pod of its own
+# Longest value of an environment variable is 128 KiB (MAX_ARG_STRLEN, execve(2))
+_LONGEST_SPEC = 100_000
+_log = logging.getLogger(__name__)
+
+
+@dataclass(eq=False)
+class Task:
+    """A Snakemake job on its way. `request` is that of a pod of its own."""
+
+    name: JobName
+    request: PodRequest
+    spec: JobSpec
+    sharable: bool
+    still_there: Callable[[], bool] | None = None  # whether what it made, if it ran already, is
+    troubles: int = 0
+
+    @property
+    def id(self) -> str:
+        return self.request.id
+
+    @property
+    def rule(self) -> str:
+        return self.request.rule
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended: by the worker's report, by its pod's end, or both."""
+
+    result: Result | None
+    update: Update | None = None
+
+    @property
+    def success(self) -> bool:
+        if self.update is not None and self.update.state != "succeeded":
+            return False
+        return self.result is None or self.result.exit_code == 0
+
+
+@dataclass(eq=False)
+class BundlePod:
+    """A pod that runs several jobs; `tasks` are those it has not finished. Monotonic times."""
+
+    id: str
+    key: Any
+    tasks: dict[str, Task]
+    made: float
+    mail: str  # key prefix
+    mails: int = 0
+    running: bool = False
+    heard: bool = False  # its log can be read: it can be told more
+    closing: bool = False
+    stuck: bool = False  # no node has room
+    started: dict[str, float] = field(default_factory=dict)
+
+    def is_busy(self, now: float) -> bool:
+        """Whether a command of it has run for so long that what comes next would wait."""
+        return any(now - at > BUSY_SECONDS for at in self.started.values())
+
+
+class Dispatcher:
+    """Takes tasks, tells what becomes of them; both from any thread.
+
+    `limit` is how many pods may live at once; `share`: whether jobs may share a pod at all.
+    `on_started(task)`, `on_waiting(task, sentence, busy)` and `on_ended(task, outcome)` are called
+    on the dispatcher's thread, as is `on_broken(error)` when it cannot go on.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        *,
+        limit: int,
+        share: bool,
+        durations: Durations,
+        on_started: Callable[[Task], None],
+        on_waiting: Callable[[Task, str, bool], None],
+        on_ended: Callable[[Task, Outcome], None],
+        on_broken: Callable[[Exception], None],
+    ) -> None:
+        self._session = session
+        self._batch = session.batch
+        self._limit = limit
+        self._share = share
+        self.durations = durations
+        self._on_started = on_started
+        self._on_waiting = on_waiting
+        self._on_ended = on_ended
+        self._on_broken = on_broken
+        self._inbox: SimpleQueue[Any] = SimpleQueue()
+        self._stopping = threading.Event()
+        self._queues: dict[Any, deque[Task]] = defaultdict(deque)
+        self._alone: deque[Task] = deque()
+        self._single: dict[str, Task] = {}  # that have pods of their own
+        self._pods: dict[str, BundlePod] = {}
+        self._attempts: dict[str, int] = {}
+        self._token = secrets.token_hex(2)  # another leader of this run has other bundles
+        self._bundles = 0
+        self._deaf = False  # logs cannot be read here
+        self._threads = [
+            threading.Thread(target=target, name=f"byok8s-{name}", daemon=True)
+            for name, target in (("dispatch", self._loop), ("updates", self._forward))
+        ]
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, task: Task) -> None:
+        self._inbox.put(task)
+
+    def stop(self) -> None:
+        """Nothing is told after this."""
+        self._stopping.set()
+        for thread in self._threads:
+            if thread.is_alive() and thread is not threading.current_thread():
+                thread.join(timeout=5)
+
+    def withdraw(self) -> list[Task]:
+        """Forget the tasks that no pod has yet, and return them; from a callback only."""
+        dropped = [*self._alone, *(task for queue in self._queues.values() for task in queue)]
+        self._alone.clear()
+        self._queues.clear()
+        return dropped
+
+    # --- the loop
+
+    def _forward(self) -> None:
+        while not self._stopping.is_set():
+            update = self._batch.updates(timeout=0.5)
+            if update is not None:
+                self._inbox.put(update)
+
+    def _loop(self) -> None:
+        try:
+            while not self._stopping.is_set():
+                try:
+                    self._take(self._inbox.get(timeout=TICK_SECONDS))
+                    while not self._stopping.is_set():
+                        self._take(self._inbox.get_nowait())
+                except Empty:
+                    self._pump()
+        except Exception as error:  # without it the run would wait for ever
+            self._on_broken(error)
+
+    def _take(self, event: Any) -> None:
+        if isinstance(event, Task):
+            self._enqueue(event)
+        elif isinstance(event, News):
+            self._on_news(event)
+        elif isinstance(event, Heard):
+            if pod := self._pods.get(event.pod):
+                pod.heard = True
+        elif isinstance(event, Deaf):
+            self._deaf = True
+        elif event.id in self._pods:
+            self._on_bundle(self._pods[event.id], event)
+        elif event.id in self._single:
+            self._on_single(self._single[event.id], event)
+
+    def _enqueue(self, task: Task, *, first: bool = False) -> None:
+        alone = not (self._share and task.sharable) or task.troubles >= TROUBLES
+        queue = self._alone if alone else self._queues[_key(task.request)]
+        if first:
+            queue.appendleft(task)
+        else:
+            queue.append(task)
+
+    # --- what pods tell
+
+    def _on_single(self, task: Task, update: Update) -> None:
+        if update.attempt != self._attempts[task.id]:
+            return
+        if update.state == "running":
+            self._on_started(task)
+        elif update.state == "waiting":
+            self._on_waiting(task, update.message, update.cause == "unschedulable")
+        elif update.state in ("succeeded", "failed"):
+            del self._single[task.id]
+            result = self._read_result(update.result)
+            if result is not None and update.state == "succeeded":
+                self.durations.learn(task.rule, result.seconds)
+            self._on_ended(task, Outcome(result, update))
+
+    def _on_news(self, event: News) -> None:
+        pod = self._pods.get(event.pod)
+        if pod is None:
+            return
+        news = event.fields
+        if task := pod.tasks.get(news.get("started", "")):
+            pod.started[task.id] = time.monotonic()
+            self._on_started(task)
+        elif news.get("done") in pod.tasks:
+            self._finish(pod, news["done"], news["result"])
+        for id in news.get("returned", ()):
+            self._take_back(pod, id)
+        if "closing" in news:
+            pod.closing = True
+
+    def _finish(self, pod: BundlePod, id: str, told: dict[str, Any]) -> None:
+        task = pod.tasks.pop(id)
+        pod.started.pop(id, None)
+        result = Result.of(told)
+        if result.exit_code == 0:
+            self.durations.learn(task.rule, result.seconds)
+        self._on_ended(task, Outcome(result))
+
+    def _take_back(self, pod: BundlePod, id: str) -> None:
+        """A pod gives a job back that has waited behind others for long."""
+        now = time.monotonic()
+        for other, at in pod.started.items():
+            self.durations.takes_longer(pod.tasks[other].rule, now - at)
+        if task := pod.tasks.pop(id, None):
+            self._enqueue(task, first=True)
+
+    def _on_bundle(self, pod: BundlePod, update: Update) -> None:
+        if update.state == "placed":
+            pod.stuck = False
+            follow(self._batch, pod.id, self._inbox.put, self._stopping)
+        elif update.state == "running":
+            pod.running = True
+            pod.stuck = False
+        elif update.state == "waiting":
+            pod.stuck = update.cause == "unschedulable"
+            for task in pod.tasks.values():
+                self._on_waiting(task, update.message, pod.stuck)
+        elif update.state in ("succeeded", "failed"):
+            self._on_bundle_end(pod, update)
+
+    def _on_bundle_end(self, pod: BundlePod, update: Update) -> None:
+        """What a bundle has not finished goes elsewhere, and is charged with nothing.
+
+        Only where the pod never ran, for a cause that another one would meet too, its jobs fail.
+        """
+        for id, told in self._read_report(update.result).items():
+            if id in pod.tasks:
+                self._finish(pod, id, told)
+        del self._pods[pod.id]
+        never_ran = update.state == "failed" and update.started is None and not update.disruption
+        for task in reversed(pod.tasks.values()):
+            if never_ran:
+                self._on_ended(task, Outcome(None, update))
+                continue
+            if update.cause == "out_of_memory" and task.id in pod.started:
+                task.troubles = TROUBLES  # it may be the one; by itself it is told
+            elif update.state == "failed" and not update.disruption:
+                task.troubles += 1
+            self._enqueue(task, first=True)
+
+    # --- who gets what
+
+    def _pump(self) -> None:
+        now = time.monotonic()
+        while self._alone and self._room() > 0:
+            self._issue(self._alone.popleft())
+        for key, queue in self._queues.items():
+            self._set_long_ones_apart(queue)
+            for pod in self._open_pods(key, now):
+                self._feed(pod, queue)
+            if queue:
+                self._add_pods(key, queue, now)
+        if not any(self._queues.values()):
+            self._steal(now)
+
+    def _room(self) -> int:
+        return self._limit - len(self._pods) - len(self._single)
+
+    def _set_long_ones_apart(self, queue: deque[Task]) -> None:
+        long = [t for t in queue if (self.durations.expected(t.rule) or 0.0) >= LONG_SECONDS]
+        if long:
+            self._alone.extend(long)
+            kept = [task for task in queue if task not in set(long)]
+            queue.clear()
+            queue.extend(kept)
+            while self._alone and self._room() > 0:
+                self._issue(self._alone.popleft())
+
+    def _open_pods(self, key: Any, now: float) -> list[BundlePod]:
+        """Pods that take more, those with the least to do first."""
+        pods = [
+            pod
+            for pod in self._pods.values()
+            if pod.key == key and pod.heard and not pod.closing and not pod.is_busy(now)
+        ]
+        return sorted(pods, key=lambda pod: self._work(pod.tasks.values()))
+
+    def _work(self, tasks: Iterable[Task]) -> float:
+        """Seconds that tasks are likely to take, one after the other."""
+        expected = self.durations.expected
+        return sum(
+            UNKNOWN_SECONDS if (seconds := expected(task.rule)) is None else max(0.01, seconds)
+            for task in tasks
+        )
+
+    def _feed(self, pod: BundlePod, queue: deque[Task]) -> None:
+        """Send a pod more jobs when it will soon have none."""
+        load = self._work(pod.tasks.values())
+        if not queue or load >= AHEAD_SECONDS / 2:
+            return
+        taken: list[Task] = []
+        while queue and (not taken or load < AHEAD_SECONDS):
+            taken.append(queue.popleft())
+            load += self._work(taken[-1:])
+        pod.mails += 1
+        pod.tasks.update((task.id, task) for task in taken)
+        text = json.dumps([asdict(_bundle_job(task)) for task in taken])
+        try:
+            self._session.objects.put_bytes(f"{pod.mail}{pod.mails}", text.encode())
+        except Byok8sError as error:  # what it did not get comes back when it ends
+            _log.debug("mail to %s: %s", pod.id, error)
+            pod.closing = True
+
+    def _add_pods(self, key: Any, queue: deque[Task], now: float) -> None:
+        """Make the pods that are worth their start."""
+        pods = [p for p in self._pods.values() if p.key == key and not (p.closing or self._deaf)]
+        if any(pod.stuck for pod in pods) or (pods and self._is_probed(queue[0].rule, pods, now)):
+            return
+        free = [pod for pod in pods if not pod.is_busy(now)]
+        count = min(math.ceil(self._work(queue) / POD_SECONDS), len(queue)) - len(free)
+        places = self._batch.places(queue[0].request)
+        if places is not None:
+            count = min(count, max(places - len(self._pods) - len(self._single), not pods))
+        elif self.durations.expected(queue[0].rule) is None:
+            count = min(count, max(RAMP - len(pods), 1))
+        count = min(count, self._room())
+        for left in range(count, 0, -1):
+            self._start_bundle(key, queue, math.ceil(len(queue) / left))
+
+    def _is_probed(self, rule: str, pods: list[BundlePod], now: float) -> bool:
+        """Whether a rule nothing is known of will soon be known better."""
+        if self.durations.expected(rule) is not None:
+            return False
+        return any(
+            task.rule == rule and now - pod.started.get(task.id, now) < BUSY_SECONDS
+            for pod in pods
+            for task in pod.tasks.values()
+        )
+
+    def _start_bundle(self, key: Any, queue: deque[Task], most: int) -> None:
+        taken: list[Task] = []
+        while queue and len(taken) < min(most, MOST_UNKNOWN):
+            taken.append(queue.popleft())
+            if self._work(taken) > POD_SECONDS and self.durations.expected(taken[-1].rule):
+                break
+        self._bundles += 1
+        id = f"bundle-{self._token}-{self._bundles}"
+        mail = self._session.run_key(f"bundles/{id}/")
+        request = taken[0].request
+        spec = BundleSpec(
+            mail=mail,
+            result_key=self._session.result_key(id, 1),
+            jobs=tuple(map(_bundle_job, taken)),
+            ahead=0 if request.disk_mb else 1,  # two jobs' files need twice the disk
+            linger=0.0 if self._deaf else 5.0,
+            patience=LONG_SECONDS,
+        )
+        tasks = {task.id: task for task in taken}
+        self._pods[id] = BundlePod(id, key, tasks, time.monotonic(), mail)
+        variables = {BUNDLE_VARIABLE: self._keep(id, spec.dumps())}
+        self._batch.issue(
+            replace(
+                request,
+                id=id,
+                attempt=1,
+                job=id,
+                bundle=True,
+                fingerprint="",
+                deadline_seconds=None,
+                env={**request.env, **variables},
+            )
+        )
+
+    def _issue(self, task: Task) -> None:
+        """Give a task a pod of its own."""
+        attempt = self._attempts[task.id] = self._attempts.get(task.id, 0) + 1
+        self._single[task.id] = task
+        request, staging = task.request, task.request.staging
+        variables = {JOB_VARIABLE: self._keep(f"{task.id}-{attempt}", task.spec.dumps())}
+        if staging:
+            request = replace(request, staging=replace(staging, env={**staging.env, **variables}))
+        else:
+            request = replace(request, env={**request.env, **variables})
+        self._batch.issue(replace(request, attempt=attempt), task.still_there)
+
+    def _keep(self, name: str, text: str) -> str:
+        """A specification as a variable's value, which must not be too long."""
+        return text if len(text) <= _LONGEST_SPEC else f"key:{self._session.keep_spec(name, text)}"
+
+    def _steal(self, now: float) -> None:
+        """Where pods have nothing to do, give them what waits in one that no node has room for."""
+        idle = {p.key for p in self._pods.values() if p.heard and not p.closing and not p.tasks}
+        for pod in self._pods.values():
+            late = pod.stuck and not pod.closing and now - pod.made > STEAL_SECONDS
+            if late and pod.key in idle:
+                pod.closing = True
+                self._batch.delete(pod.id)  # its end, which comes as an update, frees its jobs
+
+    # --- reports
+
+    def _read_result(self, text: str) -> Result | None:
+        """The worker's own report of a job; None when it left none."""
+        try:
+            return Result.loads(self._text(text))
+        except (ValueError, TypeError, KeyError):
+            return None
+
+    def _read_report(self, text: str) -> dict[str, dict[str, Any]]:
+        """A bundle's report: the results by job."""
+        try:
+            results: dict[str, dict[str, Any]] = json.loads(self._text(text))["results"]
+        except (ValueError, TypeError, KeyError):
+            return {}
+        return results
+
+    def _text(self, text: str) -> str:
+        return self._session.read_result(text[4:]) if text.startswith("key:") else text
+
+
+def _key(request: PodRequest) -> Any:
+    """What jobs of one pod have in common."""
+    own = {"id", "rule", "job", "attempt", "env", "command", "deadline_seconds", "bundle"}
+    own |= {"fingerprint"}
+    return tuple(getattr(request, field.name) for field in fields(request) if field.name not in own)
+
+
+def _bundle_job(task: Task) -> BundleJob:
+    return BundleJob(task.id, str(task.name), task.spec, task.request.deadline_seconds)

@@ -1,0 +1,369 @@
+"""Which jobs share a pod, what pods are sent, and what becomes of jobs whose pod is lost."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from queue import Empty, SimpleQueue
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from byok8s.batch import ApiError, PodRequest, Update
+from byok8s.worker.spec import NEWS, BundleJob, BundleSpec, Command, JobSpec, Result
+from byok8s.workflow.dispatch import TROUBLES, Dispatcher, Outcome, Task
+from byok8s.workflow.durations import Durations
+from byok8s.workflow.events import JobName
+from support.memory import MemoryBucket
+
+COMMAND = Command("true", 1, (), (), ())
+
+
+class Log:
+    """A pod's log that is being followed."""
+
+    def __init__(self) -> None:
+        self.lines: SimpleQueue[bytes | None] = SimpleQueue()
+
+    def __enter__(self) -> Log:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def __iter__(self) -> Iterator[bytes]:
+        while (line := self.lines.get()) is not None:
+            yield line
+
+
+class Batch:
+    """Takes requests; the test tells how their pods fare."""
+
+    def __init__(self, places: int | None = 2) -> None:
+        self.issued: list[PodRequest] = []
+        self.deleted: list[str] = []
+        self.queue: SimpleQueue[Update] = SimpleQueue()
+        self.logs: dict[str, Log] = {}
+        self.refuses: ApiError | None = None
+        self._places = places
+
+    def issue(self, request: PodRequest, still_there: object = None) -> None:
+        self.issued.append(request)
+
+    def delete(self, id: str) -> None:
+        self.deleted.append(id)
+
+    def places(self, request: PodRequest) -> int | None:
+        return self._places
+
+    def updates(self, timeout: float) -> Update | None:
+        try:
+            return self.queue.get(timeout=0.02)
+        except Empty:
+            return None
+
+    def follow(self, id: str, silence: float) -> Log:
+        if self.refuses:
+            raise self.refuses
+        return self.logs.setdefault(id, Log())
+
+
+class Run:
+    """A dispatcher with what it told."""
+
+    def __init__(self, batch: Batch, **options: Any) -> None:
+        self.batch = batch
+        self.bucket = MemoryBucket()
+        self.ended: dict[str, Outcome] = {}
+        self.started: list[str] = []
+        self.waiting: list[str] = []
+        self.broken: list[Exception] = []
+        objects = self.bucket.objects
+        session = SimpleNamespace(
+            batch=batch,
+            objects=objects,
+            run_key=lambda path: f"run/{path}",
+            result_key=lambda id, attempt: f"results/{id}",
+            read_result=lambda key: (objects.get_bytes(key) or b"").decode(),
+            keep_spec=lambda name, text: (
+                objects.put_bytes(f"jobs/{name}", text.encode()) or f"jobs/{name}"
+            ),
+        )
+        given = {"limit": 100, "share": True, "durations": Durations(), **options}
+        self.dispatcher = Dispatcher(
+            session,  # type: ignore[arg-type]
+            on_started=lambda task: self.started.append(task.id),
+            on_waiting=lambda task, why, busy: self.waiting.append(task.id),
+            on_ended=lambda task, outcome: self.ended.update({task.id: outcome}),
+            on_broken=self.broken.append,
+            **given,
+        )
+
+    def submit(self, ids: str, rule: str = "small", **fields: Any) -> None:
+        for id in ids:
+            command = None if rule == "script" else COMMAND
+            spec = JobSpec("s", "h", ".", (), f"log/{id}", f"r/{id}", command=command)
+            request = PodRequest(id, "image", ("worker",), rule=rule, job=id, **fields)
+            self.dispatcher.submit(Task(JobName(rule), request, spec, command is not None))
+
+    def bundles(self) -> list[PodRequest]:
+        return [request for request in self.batch.issued if request.bundle]
+
+    def jobs_of(self, request: PodRequest) -> set[str]:
+        text = request.env["BYOK8S_BUNDLE"]
+        if text.startswith("key:"):
+            text = self.bucket.content()[text[4:]].decode()
+        return {job.id for job in BundleSpec.loads(text).jobs}
+
+    def mail(self, request: PodRequest, number: int = 1) -> set[str]:
+        text = self.bucket.content().get(f"run/bundles/{request.id}/{number}", b"[]")
+        return {BundleJob.of(fields).id for fields in json.loads(text)}
+
+    def update(self, request: PodRequest, state: str, **fields: Any) -> None:
+        self.batch.queue.put(Update(request.id, request.attempt, state, "pod", **fields))  # type: ignore[arg-type]
+
+    def place(self, request: PodRequest) -> None:
+        """Let a bundle's pod run."""
+        self.update(request, "placed")
+        self.update(request, "running")
+        until(lambda: request.id in self.batch.logs)
+
+    def tell(self, request: PodRequest, **news: Any) -> None:
+        self.batch.logs[request.id].lines.put(NEWS + json.dumps(news).encode())
+
+    def finish(self, request: PodRequest, ids: str, seconds: float = 0.1, code: int = 0) -> None:
+        for id in ids:
+            self.tell(request, started=id)
+            result = json.loads(Result(code, seconds=seconds).dumps())
+            self.tell(request, done=id, result=result)
+
+
+def until(condition: Callable[[], object], seconds: float = 5.0) -> None:
+    """Wait for something; the test fails when it does not come."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come"
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def run() -> Iterator[Run]:
+    made = Run(Batch())
+    made.dispatcher.start()
+    yield made
+    made.dispatcher.stop()
+    assert not made.broken
+
+
+def started(**options: Any) -> Run:
+    run = Run(options.pop("batch", None) or Batch(), **options)
+    run.dispatcher.start()
+    return run
+
+
+def test_jobs_nothing_is_known_of_fill_the_nodes_once(run: Run) -> None:
+    run.submit("abcdefgh")
+    until(lambda: len(run.bundles()) == 2)
+    first, second = run.bundles()
+    assert run.jobs_of(first) | run.jobs_of(second) == set("abcdefgh")
+    assert len(run.jobs_of(first)) == 4
+    assert (first.deadline_seconds, first.bundle) == (None, True)
+
+
+def test_the_end_of_each_job_is_told_at_once(run: Run) -> None:
+    run.submit("ab")
+    until(run.bundles)
+    pod = run.bundles()[0]
+    run.place(pod)
+    run.finish(pod, "a")
+    until(lambda: run.ended)
+    assert set(run.ended) == {"a"}
+    assert run.started == ["a"]
+    assert run.ended["a"].success
+
+
+def test_a_pod_that_has_nothing_left_is_sent_more(run: Run) -> None:
+    run.submit("a")
+    until(run.bundles)
+    [pod] = run.bundles()
+    run.place(pod)
+    run.finish(pod, "a")
+    until(lambda: "a" in run.ended)
+    run.submit("bcd")
+    until(lambda: run.mail(pod) == set("bcd"))
+    run.finish(pod, "bcd")
+    until(lambda: len(run.ended) == 4)
+    assert len(run.batch.issued) == 1
+
+
+def test_what_comes_back_behind_a_long_job_gets_pods_of_its_own(run: Run) -> None:
+    run.submit("abc")
+    until(run.bundles)
+    pod = run.bundles()[0]
+    mine = sorted(run.jobs_of(pod))
+    run.place(pod)
+    run.tell(pod, started=mine[0])
+    until(lambda: run.started)
+    time.sleep(2.1)
+    run.tell(pod, returned=mine[1:])
+    until(lambda: {r.id for r in run.batch.issued if not r.bundle} >= set(mine[1:]))
+    single = next(r for r in run.batch.issued if not r.bundle)
+    run.update(single, "succeeded", result=Result(0, seconds=3.0).dumps())
+    until(lambda: single.id in run.ended)
+    assert run.ended[single.id].success
+
+
+def test_a_rule_known_to_take_long_is_not_bundled() -> None:
+    run = started(durations=Durations('{"small": 60}'))
+    run.submit("abc")
+    until(lambda: len(run.batch.issued) == 3)
+    assert not run.bundles()
+    run.dispatcher.stop()
+
+
+@pytest.mark.parametrize(
+    "options", [{"share": False}, {"rule": "script"}], ids=["off", "needs Snakemake"]
+)
+def test_jobs_that_may_not_share_a_pod_get_their_own(options: dict[str, Any]) -> None:
+    run = started(share=options.get("share", True))
+    run.submit("abc", options.get("rule", "small"))
+    until(lambda: len(run.batch.issued) == 3)
+    assert not run.bundles()
+    assert {request.id for request in run.batch.issued} == set("abc")
+    run.dispatcher.stop()
+
+
+def test_jobs_of_other_resources_do_not_share_a_pod(run: Run) -> None:
+    run.submit("ab", memory_mb=100)
+    run.submit("cd", memory_mb=900)
+    until(lambda: len(run.bundles()) >= 2)
+    assert {frozenset(run.jobs_of(pod)) for pod in run.bundles()} == {
+        frozenset("ab"),
+        frozenset("cd"),
+    }
+
+
+def test_no_more_pods_live_than_allowed() -> None:
+    run = started(limit=2, share=False)
+    run.submit("abcd")
+    until(lambda: len(run.batch.issued) == 2)
+    time.sleep(0.5)
+    assert len(run.batch.issued) == 2
+    run.update(run.batch.issued[0], "succeeded", result=Result(0).dumps())
+    until(lambda: len(run.batch.issued) == 3)
+    run.dispatcher.stop()
+
+
+def test_jobs_of_a_lost_pod_run_again_and_finished_ones_do_not(run: Run) -> None:
+    run.submit("ab")
+    until(run.bundles)
+    [pod] = run.bundles()
+    run.place(pod)
+    run.finish(pod, "a")
+    until(lambda: "a" in run.ended)
+    run.update(pod, "failed", cause="node_lost", disruption=True, started=1.0)
+    until(lambda: len(run.bundles()) == 2)
+    assert run.jobs_of(run.bundles()[1]) == {"b"}
+    assert "b" not in run.ended
+
+
+def test_after_its_pod_ran_out_of_memory_a_job_gets_its_own(run: Run) -> None:
+    run.submit("ab")
+    until(run.bundles)
+    [pod] = run.bundles()
+    run.place(pod)
+    run.tell(pod, started="a")
+    until(lambda: run.started)
+    run.update(pod, "failed", cause="out_of_memory", started=1.0)
+    until(lambda: len(run.batch.issued) == 3)
+    assert {(r.bundle, r.id) for r in run.batch.issued[1:] if not r.bundle} == {(False, "a")}
+    assert run.jobs_of(run.bundles()[1]) == {"b"}
+    assert not run.ended
+
+
+def test_a_job_whose_pods_keep_failing_is_at_last_alone_and_told(run: Run) -> None:
+    run.submit("a")
+    for number in range(TROUBLES):
+        until(lambda number=number: len(run.bundles()) == number + 1)  # type: ignore[misc]
+        run.update(run.bundles()[-1], "failed", cause="command_failed", started=1.0)
+    until(lambda: len(run.batch.issued) == TROUBLES + 1)
+    alone = run.batch.issued[-1]
+    assert not alone.bundle
+    run.update(alone, "failed", cause="command_failed", message="It failed.", started=1.0)
+    until(lambda: run.ended)
+    assert not run.ended["a"].success
+
+
+def test_what_every_pod_would_meet_fails_the_jobs(run: Run) -> None:
+    run.submit("ab")
+    until(run.bundles)
+    run.update(run.bundles()[0], "waiting", cause="image_pull", message="No such image.")
+    until(lambda: run.waiting)
+    run.update(run.bundles()[0], "failed", cause="image_pull", message="No such image.")
+    until(lambda: set(run.ended) == set("ab"))
+    assert run.ended["a"].update is not None
+    assert run.ended["a"].update.message == "No such image."
+
+
+def test_lines_that_were_missed_come_with_the_bundles_report(run: Run) -> None:
+    run.submit("ab")
+    until(run.bundles)
+    [pod] = run.bundles()
+    results = {id: json.loads(Result(0).dumps()) for id in "ab"}
+    run.bucket.objects.put_bytes("results/x", json.dumps({"results": results}).encode())
+    run.update(pod, "succeeded", result="key:results/x", started=1.0)
+    until(lambda: set(run.ended) == set("ab"))
+    assert len(run.batch.issued) == 1
+
+
+def test_where_logs_cannot_be_read_pods_are_sent_nothing(run: Run) -> None:
+    run.batch.refuses = ApiError(403, "Forbidden", "no")
+    run.submit("a")
+    until(run.bundles)
+    run.update(run.bundles()[0], "placed")
+    time.sleep(0.4)
+    run.submit("b")
+    until(lambda: len(run.bundles()) == 2)
+    assert not run.mail(run.bundles()[0])
+    assert BundleSpec.loads(run.bundles()[1].env["BYOK8S_BUNDLE"]).linger == 0.0
+
+
+def test_what_no_node_has_room_for_goes_to_a_pod_that_has_time() -> None:
+    run = started(batch=Batch(places=None))
+    run.submit("abcd")
+    until(lambda: len(run.bundles()) == 2)
+    first, second = run.bundles()
+    run.place(first)
+    run.update(second, "waiting", cause="unschedulable", message="No room.")
+    run.finish(first, "".join(run.jobs_of(first)))
+    until(lambda: run.batch.deleted == [second.id])
+    run.update(second, "failed", cause="deleted", disruption=True)
+    until(lambda: run.mail(first) == run.jobs_of(second))
+    run.dispatcher.stop()
+
+
+def test_a_failed_job_is_told_and_the_rest_can_be_withdrawn(run: Run) -> None:
+    run.submit("abc")
+    until(run.bundles)
+    pod = run.bundles()[0]
+    run.place(pod)
+    run.finish(pod, "a", code=3)
+    until(lambda: "a" in run.ended)
+    assert not run.ended["a"].success
+    run.dispatcher._alone.append(run.dispatcher._pods[pod.id].tasks["b"])  # one that waits
+    assert [task.id for task in run.dispatcher.withdraw()] == ["b"]
+
+
+def test_durations_are_learnt_and_kept() -> None:
+    durations = Durations("no JSON")
+    assert durations.dumps() is None
+    assert durations.expected("a") is None
+    durations.takes_longer("a", 3.0)
+    assert durations.expected("a") == 3.0
+    durations.learn("a", 1.0)
+    durations.learn("a", 2.0)
+    assert durations.expected("a") == pytest.approx(1.2)
+    kept = Durations(durations.dumps() or "")
+    assert kept.expected("a") == pytest.approx(1.2)
+    assert Durations('{"a": "x"}').expected("a") is None
+    assert Durations("[1]").expected("a") is None
