@@ -379,8 +379,10 @@ class TestVerification:
         source = write(tmp_path / "a", os.urandom(size))
         transfers = Transfers(open_store(bucket), md5_etags=False)
         transfers.put_file("k", source)
-        expected = client.head_object(Bucket=bucket, Key="k")["ETag"].strip('"')
-        assert client.head_object(Bucket=bucket, Key="k")["Metadata"]["byok8s-etag"] == expected
+        found = client.head_object(Bucket=bucket, Key="k")
+        told = found["Metadata"]["byok8s-checksum"]
+        md5 = found["ETag"].strip('"')
+        assert told.startswith("crc32:") if size > PART else told == f"md5:{md5}"
         if size:
             proxy.faults.append(Fault("GET", "corrupt"))
         proxy.reset()
@@ -391,11 +393,48 @@ class TestVerification:
             Bucket=bucket,
             Key="k",
             CopySource=f"{bucket}/k",
-            Metadata={"byok8s-etag": "0" * 32},
+            Metadata={"byok8s-checksum": "md5:" + "0" * 32},
             MetadataDirective="REPLACE",
         )
         with pytest.raises(TransferError, match="does not match its checksum"):
             transfers.get_file("k", tmp_path / "b")
+
+    @pytest.mark.parametrize("checksum", [None, "crc32:00000000-3", "crc32:00000000-4", "odd"])
+    def test_large_files_have_a_checksum_of_ours_unless_they_are_on_disk_only(
+        self,
+        transfers: Transfers,
+        client: Any,
+        bucket: str,
+        tmp_path: Path,
+        checksum: str | None,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        source = write(tmp_path / "a", os.urandom(2 * PART + 5))
+        if checksum is None:
+            monkeypatch.setattr("byok8s.worker.checksum._Cached.MISSES", 0)
+            with open(source, "rb") as file:
+                os.fsync(file.fileno())
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        transfers.put_file("k", source)
+        told = client.head_object(Bucket=bucket, Key="k")["Metadata"]
+        assert told.pop("byok8s-part-size") == str(PART)
+        if checksum is None:
+            assert told == {}
+        else:
+            assert re.fullmatch(r"crc32:[0-9a-f]{8}-3", told["byok8s-checksum"])
+            client.copy_object(
+                Bucket=bucket,
+                Key="k",
+                CopySource=f"{bucket}/k",
+                Metadata={"byok8s-checksum": checksum, "byok8s-part-size": str(PART)},
+                MetadataDirective="REPLACE",
+            )
+        if checksum == "crc32:00000000-3":  # never a matter of opinion
+            with pytest.raises(TransferError, match="does not match its checksum"):
+                transfers.get_file("k", tmp_path / "b")
+        else:  # by the ETag
+            transfers.get_file("k", tmp_path / "b")
+            assert (tmp_path / "b").read_bytes() == source.read_bytes()
 
     @pytest.mark.parametrize("size", [1000, 2 * PART + 5])
     def test_what_is_here_already_is_not_fetched(

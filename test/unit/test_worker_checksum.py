@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import zlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from byok8s.worker import checksum
@@ -47,3 +49,31 @@ def test_what_is_no_md5(tmp_path: Path, etag: str) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"content")
     assert not checksum.tells_content(etag) and not checksum.has_etag(path, etag)
+
+
+@pytest.mark.parametrize("from_disk", [True, False])
+def test_the_crc32_of_parts(tmp_path: Path, *, from_disk: bool) -> None:
+    path, data, part = tmp_path / "file", os.urandom(3 * MIB + 7), MIB
+    path.write_bytes(data)
+    crcs = [zlib.crc32(data[i : i + part]).to_bytes(4, "big") for i in range(0, len(data), part)]
+    whole = f"crc32:{zlib.crc32(b''.join(crcs)):08x}-4"
+    assert checksum.parts_crc32(path, part, from_disk=from_disk) == whole
+
+
+@pytest.mark.parametrize(("missing", "found"), [(3, True), (30, False)])
+def test_a_file_that_is_not_in_memory_is_not_read_for_its_crc32(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: int, found: bool
+) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(os.urandom(10 * MIB))
+    read, calls = os.preadv, []
+
+    def preadv(descriptor: int, buffers: Any, start: int, flags: int = 0) -> int:
+        calls.append(flags)
+        if flags == os.RWF_NOWAIT and start < missing * 256 * 1024:
+            raise BlockingIOError
+        return read(descriptor, buffers, start)
+
+    monkeypatch.setattr(os, "preadv", preadv)
+    assert bool(checksum.parts_crc32(path, MIB, from_disk=False)) == found
+    assert calls.count(0) == (missing if found else 16)

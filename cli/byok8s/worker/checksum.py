@@ -1,7 +1,8 @@
-"""What an ETag tells of an object's content.
+"""What tells of an object's content.
 
-It is the MD5 of the content, or "MD5-N": the MD5 of the MD5s of N parts. It is neither under
-encryption with a key of KMS, and on a few servers.
+Its ETag is the MD5 of the content, or "MD5-N": the MD5 of the MD5s of N parts. It is neither under
+encryption with a key of KMS, and on a few servers. What byok8s stores in parts has in its metadata
+"crc32:CRC-N", too: the CRC-32 of the CRC-32s of N parts, which takes a third of the time.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterable
+import zlib
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -20,12 +22,26 @@ _MIB = 1024 * 1024
 # What clients take, the usual first: byok8s and the AWS tools, obstore and rclone, older SDKs,
 # s5cmd, and further round numbers
 _USUAL = tuple(size * _MIB for size in (8, 5, 16, 64, 50, 10, 15, 32, 100, 128, 256, 512))
+_PIECE = 256 * 1024  # what the processor's cache can hold
 _THREADS = 8  # hashing lets go of the interpreter's lock
 
 
 def md5(data: Any = b"") -> Any:
     """A hash object; the MD5 is S3's choice, against accidents and not against attacks."""
     return hashlib.md5(data, usedforsecurity=False)
+
+
+class Crc32:
+    """zlib's CRC-32 with the methods of hashlib."""
+
+    def __init__(self) -> None:
+        self._value = 0
+
+    def update(self, data: Any) -> None:
+        self._value = zlib.crc32(data, self._value)
+
+    def digest(self) -> bytes:
+        return self._value.to_bytes(4, "big")
 
 
 def is_plain(etag: str) -> bool:
@@ -61,13 +77,26 @@ def joined(digests: Iterable[bytes]) -> str:
     return f"{md5(b''.join(digests)).hexdigest()}-{len(digests)}"
 
 
+def joined_crc32(digests: Iterable[bytes]) -> str:
+    """The checksum of an object in parts, from the CRC-32s of the parts."""
+    digests = list(digests)
+    return f"crc32:{zlib.crc32(b''.join(digests)):08x}-{len(digests)}"
+
+
 def parts_etag(path: Path, part: int) -> str:
     """The ETag of a file that is stored in parts of this many bytes."""
-    with open(path, "rb") as file, ThreadPoolExecutor(_THREADS) as pool:
-        descriptor, size = file.fileno(), os.fstat(file.fileno()).st_size
-        return joined(
-            pool.map(lambda start: _digest(descriptor, start, part), range(0, size, part))
-        )
+    return joined(_digests(path, part, md5))
+
+
+def parts_crc32(path: Path, part: int, *, from_disk: bool = True) -> str:
+    """The checksum of a file that is stored in parts of this many bytes.
+
+    '' when it is not in memory, as far as the file system tells, and must not be read from disk.
+    """
+    try:
+        return joined_crc32(_digests(path, part, Crc32, os.preadv if from_disk else _Cached().read))
+    except _NotInMemoryError:
+        return ""
 
 
 def has_etag(path: Path, etag: str) -> bool:
@@ -79,10 +108,47 @@ def has_etag(path: Path, etag: str) -> bool:
     return any(parts_etag(path, part) == etag for part in sizes)
 
 
-def _digest(descriptor: int, start: int, length: int) -> bytes:
-    total, end = md5(), start + length
-    while start < end and (data := os.pread(descriptor, min(_MIB, end - start), start)):
-        total.update(data)
-        start += len(data)
-    digest: bytes = total.digest()
-    return digest
+class _NotInMemoryError(Exception):
+    """A file is not in the page cache."""
+
+
+class _Cached:
+    """Reads what is in the page cache, and a few other pieces, such as are just being written."""
+
+    MISSES = 16
+
+    def __init__(self) -> None:
+        self._missed: list[int] = []
+
+    def read(self, descriptor: int, buffers: list[memoryview], start: int) -> int:
+        try:
+            return os.preadv(descriptor, buffers, start, os.RWF_NOWAIT)
+        except OSError:  # EAGAIN: not in memory; EOPNOTSUPP: this file system cannot tell
+            self._missed.append(start)
+            if len(self._missed) > self.MISSES:
+                raise _NotInMemoryError from None
+            return os.preadv(descriptor, buffers, start)
+
+
+def _digests(
+    path: Path,
+    part: int,
+    new: Callable[[], Any],
+    read: Callable[[int, list[memoryview], int], int] = os.preadv,
+) -> list[bytes]:
+    """The digests of a file's parts."""
+    with open(path, "rb") as file, ThreadPoolExecutor(_THREADS) as pool:
+        descriptor, size = file.fileno(), os.fstat(file.fileno()).st_size
+
+        def digest(start: int) -> bytes:
+            total, end, buffer = new(), min(start + part, size), bytearray(_PIECE)
+            while start < end:
+                view = memoryview(buffer)[: end - start]
+                if not (count := read(descriptor, [view], start)):
+                    break
+                total.update(view[:count])
+                start += count
+            found: bytes = total.digest()
+            return found
+
+        return list(pool.map(digest, range(0, size, part)))

@@ -18,10 +18,9 @@ if TYPE_CHECKING:
 # Objects up to this size travel in one request, larger ones in parts of it
 PART = 8 * 1024 * 1024
 PARALLEL = 8  # requests of one large file
-# User metadata: the size of the parts that the ETag is made of, and what the ETag would be where
-# the store's own is no MD5
+# User metadata: the size of the parts, and "md5:…" or "crc32:…-N" (see checksum)
 PART_SIZE = "byok8s-part-size"
-CONTENT = "byok8s-etag"
+CHECKSUM = "byok8s-checksum"
 # A body is written and hashed in pieces that the processor's cache can hold
 _PIECE = 256 * 1024
 _ATTEMPTS = 3
@@ -40,10 +39,27 @@ class ObjectMeta:
 class _Proof:
     """What shows that a download is complete and unchanged."""
 
-    etag: str  # that the content must have; '' when nothing is known
+    expected: str = ""  # of the content
+    kind: str = ""  # "md5" of the whole, "md5s" or "crc32s" of the ranges; '' nothing is known
     part: int = PART  # bytes of a range
-    in_parts: bool = False  # whether these ranges are what the ETag is made of
     source: str = "store"  # "ours": certain; "store": unless its ETags are no MD5; "guess"
+
+    def of_range(self) -> Any:
+        """A new hash object for a range; None where ranges have none."""
+        if self.kind == "crc32s":
+            return checksum.Crc32()
+        return checksum.md5() if self.kind == "md5s" else None
+
+    def found(self, digests: list[bytes]) -> str:
+        """What is to be compared with what is expected, from the digests of what came."""
+        match self.kind:
+            case "md5":
+                return digests[0].hex()
+            case "md5s":
+                return checksum.joined(digests)
+            case "crc32s":
+                return checksum.joined_crc32(digests)
+        return ""
 
 
 class Downloads:
@@ -64,19 +80,19 @@ class Downloads:
         seen = ""
         for _ in range(_ATTEMPTS):
             try:
-                meta, proof, etag = self._once(key, path)
+                meta, proof, found = self._once(key, path)
             except _Broken as error:
                 problem = str(error)
                 continue
-            if etag == proof.etag:
+            if found == proof.expected:
                 return meta
-            if proof.source == "guess" and checksum.has_etag(path, proof.etag):
+            if proof.source == "guess" and checksum.has_etag(path, proof.expected):
                 return meta
             # twice the same bytes, and all of them: the ETag is something else here
-            if etag == seen and proof.source != "ours" and self._size(key) == meta.size:
+            if found == seen and proof.source != "ours" and self._size(key) == meta.size:
                 self.etags_are_md5 &= proof.source == "guess"
                 return meta
-            seen, problem = etag, "its content does not match its checksum"
+            seen, problem = found, "its content does not match its checksum"
         raise TransferError(
             f"Could not read s3://{self.bucket}/{key}: {problem}, {_ATTEMPTS} times; "
             "run again, and check the network if it stays."
@@ -87,39 +103,49 @@ class Downloads:
             return self._store.head(key)["size"]
 
     def _once(self, key: str, path: Path) -> tuple[ObjectMeta, _Proof, str]:
-        """Fetch once; returns also the proof, and the ETag that the bytes have ('' if unknown)."""
+        """Fetch once; returns also the proof, and what the bytes came to."""
         with sentences("read", self.bucket, key):
             result = self._store.get(key)
             meta = to_meta(result.meta)
             proof = self._proof(key, result.attributes, meta)
             with open(path, "w+b", buffering=0) as file:
                 if meta.size <= proof.part:
-                    digest = _save(result, file, 0, meta.size, hashing=proof.etag != "")
-                    etag = checksum.joined([digest]) if proof.in_parts else digest.hex()
+                    total = proof.of_range() or checksum.md5()
+                    digests = [_save(result, file, 0, meta.size, total)]
                 else:
                     file.truncate(meta.size)
                     with self.one_large:
-                        etag = self._ranges(key, file, result, meta, proof)
-        return meta, proof, etag
+                        digests = self._ranges(key, file, result, meta, proof)
+        return meta, proof, proof.found(digests)
 
     def _proof(self, key: str, attributes: Any, meta: ObjectMeta) -> _Proof:
         """How the object is to be read and what its content must come to."""
-        told = str(attributes.get(CONTENT, ""))
-        source = "ours" if told else "store"
-        etag = told or (meta.etag if self.etags_are_md5 else "")
-        parts = checksum.parts_of(etag)
-        if not parts:
-            return _Proof(etag if checksum.is_plain(etag) else "", source=source)
+        told = str(attributes.get(CHECKSUM, ""))
+        if told.startswith("md5:"):
+            return _Proof(told.removeprefix("md5:"), "md5", source="ours")
         size = str(attributes.get(PART_SIZE, ""))
-        if size.isdigit() and int(size) and -(-meta.size // int(size)) == parts:
-            return _Proof(etag, int(size), in_parts=True, source=source)
+        part = int(size) if size.isdigit() else 0
+        told_parts = -(-meta.size // part) if part else 0
+        if told_parts and told.endswith(f"-{told_parts}"):
+            return _Proof(told, "crc32s", part, "ours")
+        etag = meta.etag if self.etags_are_md5 else ""
+        if parts := checksum.parts_of(etag):
+            if told_parts == parts:
+                return _Proof(etag, "md5s", part)
+            return self._guess(key, etag, parts, meta)
+        return _Proof(etag, "md5") if checksum.is_plain(etag) else _Proof()
+
+    def _guess(self, key: str, etag: str, parts: int, meta: ObjectMeta) -> _Proof:
+        """For an object that another program has stored in parts."""
         if sizes := checksum.part_sizes(meta.size, parts):
-            return _Proof(etag, sizes[0], in_parts=True, source="guess")
+            return _Proof(etag, "md5s", sizes[0], "guess")
         if self._size(key) != meta.size:
             raise _Broken(f"{meta.size} bytes are announced, which is not all")
-        return _Proof("")
+        return _Proof()
 
-    def _ranges(self, key: str, file: BinaryIO, first: Any, meta: ObjectMeta, proof: _Proof) -> str:
+    def _ranges(
+        self, key: str, file: BinaryIO, first: Any, meta: ObjectMeta, proof: _Proof
+    ) -> list[bytes]:
         """Fetch in parallel ranges of one version; the first one is already under way.
 
         An MD5 of the whole is made in order, of what is written, while more is fetched.
@@ -129,17 +155,15 @@ class Downloads:
         def fetch(start: int) -> bytes:
             end = min(start + proof.part, meta.size)
             body = first if start == 0 else self._range(key, meta.etag, start, end)
-            return _save(body, file, start, end, hashing=proof.in_parts)
+            return _save(body, file, start, end, proof.of_range())
 
         digests, whole = [], checksum.md5()
         with ThreadPoolExecutor(PARALLEL, "s3") as pool:
             for start, digest in zip(starts, pool.map(fetch, starts), strict=True):
                 digests.append(digest)
-                if proof.etag and not proof.in_parts:
+                if proof.kind == "md5":
                     whole.update(os.pread(file.fileno(), proof.part, start))
-        if not proof.etag:
-            return ""
-        return checksum.joined(digests) if proof.in_parts else str(whole.hexdigest())
+        return [whole.digest()] if proof.kind == "md5" else digests
 
     def _range(self, key: str, etag: str, start: int, end: int) -> Any:
         from obstore.exceptions import PreconditionError
@@ -163,15 +187,15 @@ def to_meta(meta: Any) -> ObjectMeta:
     return ObjectMeta(meta["size"], meta["last_modified"].timestamp(), etag)
 
 
-def _save(body: Any, file: BinaryIO, start: int, end: int, *, hashing: bool) -> bytes:
-    """Write a body to its place in a file, as it comes; returns its MD5 (b'' without hashing).
+def _save(body: Any, file: BinaryIO, start: int, end: int, total: Any) -> bytes:
+    """Write a body to its place in a file, as it comes; returns its digest (b'' without total).
 
     What a body has beyond the end is left, and its connection given up.
     """
-    total, at, descriptor = checksum.md5(), start, file.fileno()
+    at, descriptor = start, file.fileno()
     for piece in body.stream(min_chunk_size=_PIECE):
         data = memoryview(piece)[: end - at]
-        if hashing:
+        if total is not None:
             total.update(data)
         while data:
             written = os.pwrite(descriptor, data, at)
@@ -180,5 +204,5 @@ def _save(body: Any, file: BinaryIO, start: int, end: int, *, hashing: bool) -> 
             break
     if at != end:
         raise _Broken(f"{at - start} bytes came of {end - start}")
-    digest: bytes = total.digest() if hashing else b""
+    digest: bytes = b"" if total is None else total.digest()
     return digest

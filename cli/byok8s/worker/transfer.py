@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from byok8s.worker import checksum
 from byok8s.worker.download import (
-    CONTENT,
+    CHECKSUM,
     PARALLEL,
     PART,
     PART_SIZE,
@@ -46,7 +46,7 @@ class Transfers:
     def __init__(self, store: S3Store, storage_class: str = "", *, md5_etags: bool = True) -> None:
         """storage_class is S3's word for it, '' for the bucket's own.
 
-        Without md5_etags the checksum travels in each object's metadata.
+        Without md5_etags every object gets a checksum in its metadata.
         """
         self.store = store
         self.bucket: str = store.config["bucket"]
@@ -110,14 +110,15 @@ class Transfers:
     def _put_bytes(self, key: str, data: bytes) -> str:
         attributes = dict(self._attributes)
         if not self.etags_are_md5:
-            attributes[CONTENT] = checksum.md5(data).hexdigest()
+            attributes[CHECKSUM] = f"md5:{checksum.md5(data).hexdigest()}"
         return _etag(self.store.put(key, data, attributes=attributes, use_multipart=False))
 
     def _put_parts(self, key: str, path: Path, size: int) -> str:
         part = max(PART, -(-size // _MOST_PARTS))
         attributes = {**self._attributes, PART_SIZE: str(part)}
-        if not self.etags_are_md5:
-            attributes[CONTENT] = checksum.parts_etag(path, part)
+        # as a rule the file was just written and is still in memory; it is not read twice from disk
+        if found := checksum.parts_crc32(path, part, from_disk=not self.etags_are_md5):
+            attributes[CHECKSUM] = found
         etag = _etag(
             self.store.put(
                 key,
@@ -129,9 +130,9 @@ class Transfers:
             )
         )
         parts = -(-size // part)
-        if (found := checksum.parts_of(etag)) and found != parts:
+        if (stored := checksum.parts_of(etag)) and stored != parts:
             raise TransferError(
-                f"s3://{self.bucket}/{key} has {found} parts where {parts} were sent; run again."
+                f"s3://{self.bucket}/{key} has {stored} parts where {parts} were sent; run again."
             )
         return etag
 
