@@ -5,8 +5,9 @@
     .venv/bin/python bench/transfer.py --bucket NAME      # an S3 server of the AWS_* environment
 
 Bare is the least that obstore allows: put() of a path, and eight threads that each read ranges of
-8 MiB into the file; nothing is verified. Both sides take turns, each transfer in a process of its
-own, of which CPU seconds and the largest resident memory are told. Files and server share the
+8 MiB into the file; nothing is verified. byok8s verifies by the CRC-32 that it has stored with the
+object, and by MD5 what another program has stored. All take turns, each transfer in a process of
+its own, of which CPU seconds and the largest resident memory are told. Files and server share the
 folder's disk; what is dirty is written before each turn.
 """
 
@@ -33,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "test"))
 
 PART = 8 * 1024 * 1024
 THREADS = 8
-SIDES = ("obstore", "byok8s")
+BARE = "obstore"
 
 
 @dataclass(frozen=True)
@@ -75,22 +76,25 @@ def ours_get(store: Any, key: str, path: Path) -> None:
     Transfers(store).get_file(key, path)
 
 
+# What is read was stored by the side that the key names
 WAYS = {
-    ("put", "obstore"): bare_put,
-    ("put", "byok8s"): ours_put,
-    ("get", "obstore"): bare_get,
-    ("get", "byok8s"): ours_get,
+    ("put", BARE): (bare_put, "bench-obstore"),
+    ("put", "byok8s"): (ours_put, "bench-byok8s"),
+    ("get", BARE): (bare_get, "bench-byok8s"),
+    ("get", "byok8s"): (ours_get, "bench-byok8s"),
+    ("get", "byok8s by MD5"): (ours_get, "bench-obstore"),
 }
 
 
-def turn(direction: str, side: str, bucket: str, key: str, path: Path) -> None:
+def turn(direction: str, side: str, bucket: str, path: Path) -> None:
     """In a process of its own: transfer, and print what it took as JSON."""
     from byok8s.worker.s3 import open_store
 
     store = open_store(bucket)
     store.list(chunk_size=1).collect()  # the way to the server is known
     began, cpu = time.monotonic(), time.process_time()
-    WAYS[direction, side](store, key, path)
+    way, key = WAYS[direction, side]
+    way(store, key, path)
     took = Turn(time.monotonic() - began, time.process_time() - cpu, peak_memory())
     print(json.dumps(asdict(took)))
 
@@ -101,9 +105,9 @@ def peak_memory() -> int:
     return int(kilobytes) * 1024
 
 
-def measure(direction: str, side: str, bucket: str, key: str, path: Path) -> Turn:
+def measure(direction: str, side: str, bucket: str, path: Path) -> Turn:
     os.sync()
-    command = [sys.executable, __file__, "--turn", direction, side, bucket, key, str(path)]
+    command = [sys.executable, __file__, "--turn", direction, side, bucket, str(path)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return Turn(**json.loads(done.stdout))
 
@@ -144,14 +148,14 @@ def compare(size: int, rounds: int, folder: Path, bucket: str) -> dict[tuple[str
     make_file(original, size)
     turns: dict[tuple[str, str], list[Turn]] = {way: [] for way in WAYS}
     for number in range(rounds):
-        sides = SIDES if number % 2 == 0 else SIDES[::-1]
-        for side in sides:
-            turns["put", side].append(measure("put", side, bucket, f"bench-{side}", original))
-        for side in sides:  # both read what byok8s wrote, as in a workflow
-            turns["get", side].append(measure("get", side, bucket, "bench-byok8s", copy))
-            if not same(original, copy):
-                sys.exit(f"{side} made another file of it")
-            copy.unlink()
+        order = WAYS if number % 2 == 0 else reversed(WAYS)
+        for direction, side in sorted(order, key=lambda way: way[0] == "get"):
+            path = original if direction == "put" else copy
+            turns[direction, side].append(measure(direction, side, bucket, path))
+            if direction == "get":
+                if not same(original, copy):
+                    sys.exit(f"{side} made another file of it")
+                copy.unlink()
     return turns
 
 
@@ -166,7 +170,7 @@ def report(turns: dict[tuple[str, str], list[Turn]], size: int) -> None:
     print("| --- | --- | --- | --- | --- | --- |")
     for (direction, side), taken in turns.items():
         seconds = statistics.median(turn.seconds for turn in taken)
-        bare = statistics.median(turn.seconds for turn in turns[direction, "obstore"])
+        bare = statistics.median(turn.seconds for turn in turns[direction, BARE])
         rates = ", ".join(f"{size / turn.seconds / 1e6:.0f}" for turn in taken)
         cpu = statistics.median(turn.cpu for turn in taken)
         largest = max(turn.memory for turn in taken) / 1e6
@@ -182,11 +186,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--folder", type=Path, help="on the disk to use (default: the system's)")
     parser.add_argument("--bucket", help="on the server of the AWS_* environment")
-    parser.add_argument("--turn", nargs=5, help=argparse.SUPPRESS)
+    parser.add_argument("--turn", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.turn:
-        *words, path = options.turn
-        turn(*words, Path(path))
+        direction, side, bucket, path = options.turn
+        turn(direction, side, bucket, Path(path))
         return
     size = int(options.size * 1e9)
     with ExitStack() as stack:
