@@ -187,6 +187,7 @@ def prepare(jobs: int, note: Any) -> tuple[Any, Any]:
         inputs=whole.inputs,
         leader=whole.leader,
         on_open=lambda: note("opened"),
+        share_pods=False,
     )
     parts = api.Parts(listener=listener, session=session)
     whole.equip(parts)

@@ -156,9 +156,10 @@ class Dispatcher:
     def stop(self) -> None:
         """Nothing is told after this."""
         self._stopping.set()
-        for thread in self._threads:
-            if thread.is_alive() and thread is not threading.current_thread():
-                thread.join(timeout=5)
+        self._inbox.put(None)  # not to wait for the next tick
+        loop = self._threads[0]  # the other one tells only this one
+        if loop.is_alive() and loop is not threading.current_thread():
+            loop.join(timeout=5)
 
     def withdraw(self) -> list[Task]:
         """Forget the tasks that no pod has yet, and return them; from a callback only."""
@@ -188,6 +189,8 @@ class Dispatcher:
             self._on_broken(error)
 
     def _take(self, event: Any) -> None:
+        if event is None:
+            return
         if isinstance(event, Task):
             self._enqueue(event)
         elif isinstance(event, News):
