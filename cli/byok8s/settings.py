@@ -199,6 +199,8 @@ class RunSettings:
     bundle: bool = True  # short jobs may share a pod
     image: str | None = None
     retries: int = 0
+    max_disruptions: int = 10
+    memory_retries: int = 3
     wait_limits: Mapping[str, float | None] = field(default_factory=dict)  # seconds, None: for ever
     keep_going: bool = False
     overrides: Mapping[str, Any] = field(default_factory=dict)  # --param
@@ -214,8 +216,14 @@ class RunSettings:
             raise SettingsError("A TARGET is empty; leave it out for the workflow file's target.")
         if self.jobs is not None and self.jobs < 1:
             raise SettingsError(f"--jobs is {self.jobs}; it must be at least 1.")
-        if self.retries < 0:
-            raise SettingsError(f"--retries is {self.retries}; it must be 0 or more.")
+        counts = {
+            "--retries": self.retries,
+            "--max-disruptions": self.max_disruptions,
+            "--memory-retries": self.memory_retries,
+        }
+        for option, count in counts.items():
+            if count < 0:
+                raise SettingsError(f"{option} is {count}; it must be 0 or more.")
         if self.image is not None and not _IMAGE.fullmatch(self.image):
             raise SettingsError(
                 f"'{self.image}' is not an image reference; write it as REGISTRY/NAME:TAG, "

@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import subprocess
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -90,9 +91,48 @@ rule big:
 """
         }
     )
-    done = project.run()
+    done = project.run("--memory-retries", "0")
     assert done.code == 1
     assert "memory" in done.out and "200MB" in done.out and "mem_mb" in done.out
+
+
+def test_what_is_not_the_commands_fault_costs_no_retry(project: Project, cluster: Any) -> None:
+    project.write(
+        {
+            "Snakefile": """
+rule all:
+    input: "big.txt", "long.txt"
+rule big:
+    output: "big.txt"
+    resources: mem_mb=150, attempt=lambda wildcards, attempt: attempt
+    shell: "python3 -c 'x = bytearray(220_000_000)' && echo {resources.attempt} > {output}"
+rule long:
+    output: "long.txt"
+    resources: bundle=0, attempt=lambda wildcards, attempt: attempt
+    shell: "sleep 3 && echo {resources.attempt} > {output}"
+"""
+        }
+    )
+    deleted: list[str] = []
+
+    def delete_once() -> None:
+        names = ("get", "pods", "--selector=byok8s.io/rule=long", "--output=name", "-A")
+        running = "--field-selector=status.phase=Running"
+        deadline = time.monotonic() + 60
+        while not deleted and time.monotonic() < deadline:
+            deleted.extend(kubectl(cluster, *names, running).split())
+        kubectl(cluster, "delete", "--wait=false", *deleted)
+
+    somebody = threading.Thread(target=delete_once)
+    somebody.start()
+    done = project.run()
+    somebody.join()
+    assert done.code == 0, done.text
+    assert project.get("big.txt") == project.get("long.txt") == "1\n"
+    assert re.search(r"Again: big: .*with 300 MB instead of 150 MB and charged no retry", done.out)
+    assert re.search(r"Again: long: .*deleted by somebody else.*\(disruption 1 of 10\)", done.out)
+    assert "Failed" not in done.out
+    assert objects_left(cluster) == []
 
 
 def test_an_image_that_is_not_there_is_named(project: Project) -> None:

@@ -88,6 +88,8 @@ OPTIONS: list[tuple[tuple[str, ...], dict[str, Any]]] = [
     (("--s3-requester-pays",), {"s3": S3Options(requester_pays=True)}),
     (("--image=localhost/x:1",), {"image": "localhost/x:1"}),
     (("--retries=3",), {"retries": 3}),
+    (("--max-disruptions=0",), {"max_disruptions": 0}),
+    (("--memory-retries=5",), {"memory_retries": 5}),
     (
         ("--wait-limit=image=10m", "--wait-limit=too-large=never"),
         {"wait_limits": {"image": 600.0, "too_large": None}},

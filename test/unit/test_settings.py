@@ -140,6 +140,8 @@ def test_numbers_have_limits() -> None:
         run_settings(jobs=0)
     with pytest.raises(SettingsError, match="--retries is -1"):
         run_settings(retries=-1)
+    with pytest.raises(SettingsError, match="--max-disruptions is -1"):
+        run_settings(max_disruptions=-1)
 
 
 def test_a_bucket_is_needed_unless_local() -> None:

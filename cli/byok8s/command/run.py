@@ -149,7 +149,25 @@ Examples:
     type=click.IntRange(min=0),
     default=0,
     show_default=True,
-    help="How often a failed job is run again.",
+    help="How often a job that failed by itself is run again.",
+)
+@click.option(
+    "--max-disruptions",
+    metavar="N",
+    type=click.IntRange(min=0),
+    default=10,
+    show_default=True,
+    help="How often a job is run again that was evicted, preempted or deleted, or lost its node; "
+    "costs none of its retries.",
+)
+@click.option(
+    "--memory-retries",
+    metavar="N",
+    type=click.IntRange(min=0),
+    default=3,
+    show_default=True,
+    help="How often a job that ran out of its mem_mb is run again with twice as much; costs none "
+    "of its retries.",
 )
 @click.option(
     "--wait-limit",
@@ -197,6 +215,8 @@ def run(
     jobs: int | None,
     bundle: bool,
     retries: int,
+    max_disruptions: int,
+    memory_retries: int,
     wait_limits: tuple[str, ...],
     keep_going: bool,
     on_exit: str,
@@ -243,6 +263,8 @@ def run(
         bundle=bundle,
         image=image or None,
         retries=retries,
+        max_disruptions=max_disruptions,
+        memory_retries=memory_retries,
         wait_limits=dict(parse_wait_limit(text) for text in wait_limits),
         keep_going=keep_going,
         on_exit=on_exit,

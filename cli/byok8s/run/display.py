@@ -83,6 +83,12 @@ class Display:
             self._running.add(str(job))
             self._stuck.pop(str(job), None)
 
+    def retried(self, job: JobName, why: str) -> None:
+        with self._lock:
+            self._running.discard(str(job))
+            self._stuck.pop(str(job), None)
+        self.note(f"Again: {job}: {why}")
+
     def withdrawn(self, job: JobName) -> None:
         with self._lock:
             self._submitted.pop(str(job), None)

@@ -123,7 +123,7 @@ def _session(
     display: Display,
     plan: Plan,
 ) -> Session:
-    from byok8s.batch import Lease, Limits, RunIdentity
+    from byok8s.batch import Lease, Limits, RetryPolicy, RunIdentity
     from byok8s.workflow.session import Session
 
     assert bucket is not None and ready.client is not None and ready.account is not None
@@ -146,6 +146,9 @@ def _session(
         max_pods=settings.jobs or MAX_PODS,
         share_pods=settings.bundle,
         limits=Limits(**settings.wait_limits),
+        retry_policy=RetryPolicy(
+            disruptions=settings.max_disruptions, growths=settings.memory_retries
+        ),
     )
 
 

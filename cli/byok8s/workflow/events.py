@@ -46,6 +46,9 @@ class Listener(Protocol):
     def waiting(self, job: JobName, reason: str, *, busy: bool) -> None:
         """The job's pod cannot start yet; one sentence why. `busy`: for lack of room only."""
 
+    def retried(self, job: JobName, why: str) -> None:
+        """The job's pod failed and it runs again, charged no retry; one line why."""
+
     def withdrawn(self, job: JobName) -> None:
         """The job, submitted before, will not run after all, since another one failed."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -24,9 +25,10 @@ from byok8s.workflow.events import JobFailure, JobName
 from byok8s.workflow.fingerprint import fingerprint
 from byok8s.workflow.lean import lean_command
 from byok8s.workflow.resources import placement_of
+from byok8s.workflow.retries import Retries
 
 if TYPE_CHECKING:
-    from byok8s.batch import PodRequest
+    from byok8s.batch import Decision, PodRequest
     from byok8s.workflow.session import Session
 
 common_settings = CommonSettings(
@@ -78,6 +80,7 @@ class Executor(RealExecutor):
     """Bare pods, one watch, no polling: an update ends a job as soon as the watch delivers it."""
 
     session: Session
+    _retries: Retries
 
     def __post_init__(self) -> None:
         session = getattr(self.executor_settings, "session", None)
@@ -118,6 +121,7 @@ class Executor(RealExecutor):
     def run_jobs(self, jobs: list[Any]) -> None:
         if self._dispatcher is None:
             self.session.open(self.workflow, self.envvars())
+            self._retries = Retries(self.session.retry_policy, self.session.batch.most_memory_mb)
             self._dispatcher = self._dispatch()
             self._dispatcher.start()
         self.session.upload_inputs()
@@ -187,7 +191,7 @@ class Executor(RealExecutor):
         session, resources = self.session, job.resources
         memory = _whole(resources.get("mem_mb"))
         runtime = _whole(resources.get("runtime"))
-        return PodRequest(
+        request = PodRequest(
             id=id,
             rule=name.rule,
             job=str(name),
@@ -201,6 +205,7 @@ class Executor(RealExecutor):
             deadline_seconds=None if runtime is None else runtime * 60,
             placement=placement_of(job, session.placement),
         )
+        return self._retries.grown(request)
 
     def _ended(self, task: Task, outcome: Outcome) -> None:
         with self._lock:
@@ -213,11 +218,40 @@ class Executor(RealExecutor):
             listener.ended(task.name, None)
             self.report_job_success(info)
             return
-        failure = self._failure(info.job, task, outcome)
-        listener.ended(task.name, failure)
-        self.report_job_error(info)
-        if not (failure.will_retry or self.workflow.execution_settings.keep_going):
+        decision = self._retries.decide(task, outcome, info.job.restart_times)
+        if decision.retry and not decision.charged:
+            self._run_again(info, task, f"{_reason(outcome).rstrip('.')}. {decision.message}")
+            self._later(decision.wait_seconds, lambda: self._submit_again(task))
+        else:
+            self._fail(info, task, outcome, decision)
+
+    def _run_again(self, info: SubmittedJobInfo, task: Task, why: str) -> None:
+        """Snakemake is told nothing, so that its count of attempts is that of the job's own."""
+        with self._lock:
+            self._jobs[task.id] = info
+        self.session.listener.retried(task.name, why)
+
+    def _submit_again(self, task: Task) -> None:
+        assert self._dispatcher is not None
+        self._dispatcher.submit(replace(task, request=self._retries.grown(task.request)))
+
+    def _fail(
+        self, info: SubmittedJobInfo, task: Task, outcome: Outcome, decision: Decision
+    ) -> None:
+        self.session.listener.ended(task.name, self._failure(info.job, task, outcome, decision))
+        if not decision.retry:  # Snakemake itself would try again whatever the cause
+            info.job.attempt = max(info.job.attempt, info.job.restart_times + 1)
+        self._later(decision.wait_seconds, lambda: self.report_job_error(info))
+        if not (decision.retry or self.workflow.execution_settings.keep_going):
             self._withdraw()
+
+    def _later(self, seconds: float, action: Callable[[], None]) -> None:
+        if not seconds:
+            action()
+            return
+        timer = threading.Timer(seconds, action)
+        timer.daemon = True  # it must not keep a process alive that was interrupted
+        timer.start()
 
     def _withdraw(self) -> None:
         """As Snakemake does after a failure: what runs goes on to its end, nothing else begins."""
@@ -228,14 +262,16 @@ class Executor(RealExecutor):
             self.session.listener.withdrawn(task.name)
             self.report_job_error(info)
 
-    def _failure(self, job: Any, task: Task, outcome: Outcome) -> JobFailure:
-        result = outcome.result
+    def _failure(self, job: Any, task: Task, outcome: Outcome, decision: Decision) -> JobFailure:
+        result, reason = outcome.result, _reason(outcome)
+        if decision.message and not decision.retry:
+            reason = f"{reason.rstrip('.')}. {decision.message}"
         return JobFailure(
             job=task.name,
-            reason=_reason(outcome),
+            reason=reason,
             tail=result.tail if result else self.session.batch.logs(task.id, tail_lines=20),
             log=self.session.log_url(task.id, job.attempt) if result else "",
-            will_retry=job.restart_times > job.attempt - 1,
+            will_retry=decision.retry,
         )
 
     def print_job_error(self, job_info: SubmittedJobInfo, msg: Any = None, **kwargs: Any) -> None:

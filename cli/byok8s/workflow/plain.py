@@ -35,6 +35,9 @@ class LogListener:
         if not busy:
             self._logger.warning(f"Waiting: {job}: {reason}")
 
+    def retried(self, job: JobName, why: str) -> None:
+        self._logger.warning(f"Again: {job}: {why}")
+
     def ended(self, job: JobName, failure: JobFailure | None) -> None:
         if failure is not None:
             where = f"\nWhole log: {failure.log}" if failure.log else ""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from byok8s.batch.placement import ANYWHERE, Placement
+from byok8s.batch.retry import RetryPolicy
 from byok8s.exceptions import Byok8sError
 from byok8s.progress import file_size
 from byok8s.settings import S3Settings
@@ -58,6 +59,7 @@ class Session:
     leader: Lead
     placement: Placement = ANYWHERE  # unless a rule says otherwise
     glob: BucketGlob | None = None
+    retry_policy: RetryPolicy = field(default_factory=RetryPolicy)
     limits: Limits | None = None  # of waiting; None: the batch system's own
     on_open: Callable[[], None] = lambda: None
     max_pods: int = 1000  # at once
