@@ -268,7 +268,7 @@ rule b:
             watch.terminate()
     seen = "".join(watch.communicate(timeout=30)[0] for watch in watches)
     assert done.code == 1, done.text
-    assert "BYOK8S_JOB" in seen, "the watch saw no pod"
+    assert "BYOK8S_S3" in seen, "the watch saw no pod"
     texts = {"what the API shows": seen, "the output": done.text}
     for page in s3.get_paginator("list_objects_v2").paginate(Bucket=project.bucket):
         for entry in page["Contents"]:

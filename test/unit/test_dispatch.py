@@ -281,6 +281,18 @@ def test_after_its_pod_ran_out_of_memory_a_job_gets_its_own(run: Run) -> None:
     assert not run.ended
 
 
+def test_a_job_whose_process_ran_out_of_memory_gets_its_own_pod(run: Run) -> None:
+    run.submit("a")
+    until(run.bundles)
+    [pod] = run.bundles()
+    run.place(pod)
+    result = json.loads(Result(137, out_of_memory=True).dumps())
+    run.tell(pod, done="a", result=result)
+    until(lambda: len(run.batch.issued) == 2)
+    assert (run.batch.issued[1].id, run.batch.issued[1].bundle) == ("a", False)
+    assert not run.ended
+
+
 def test_a_job_whose_pods_keep_failing_is_at_last_alone_and_told(run: Run) -> None:
     run.submit("a")
     for number in range(TROUBLES):

@@ -248,6 +248,12 @@ class Dispatcher:
         task = pod.tasks.pop(id)
         pod.started.pop(id, None)
         result = Result.of(told)
+        if (
+            result.out_of_memory
+        ):  # by itself its pod tells of what limit, and only its own use counts
+            task.troubles = TROUBLES
+            self._enqueue(task, first=True)
+            return
         if result.exit_code == 0:
             self.durations.learn(task.rule, result.seconds)
         self._on_ended(task, Outcome(result))

@@ -296,14 +296,14 @@ def _reason(outcome: Outcome) -> str:
     result, update = outcome.result, outcome.update
     if result is not None and result.error:
         return result.error
-    if result is not None and result.out_of_memory:
-        return "the job used more memory than its pod may; give it more (mem_mb)"
-    own = update is None or update.cause == "command_failed"
-    if result is not None and result.command_exit is not None and own:
+    if update is not None and (result is None or update.cause != "command_failed"):
+        return update.message
+    assert result is not None  # one of the two tells how the job ended
+    if result.command_exit is not None:
         return f"the command exited with code {result.command_exit}"
-    if result is not None and own and result.exit_code == 1:
+    if result.exit_code == 1:
         return "Snakemake could not run the rule in its pod"
-    return update.message if update else f"the worker ended with code {result and result.exit_code}"
+    return update.message if update else f"its worker ended with code {result.exit_code}"
 
 
 def job_name(job: Any) -> JobName:
