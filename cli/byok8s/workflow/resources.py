@@ -14,8 +14,11 @@ if TYPE_CHECKING:
 
 def placement_of(job: Any, defaults: Placement) -> Placement:
     """Where a job or a group may run, from the run's defaults. Raises SettingsError."""
+    said = {name: value for name in NAMES if (value := job.resources.get(name)) is not None}
+    if not said:  # as most jobs
+        return defaults
     rules = sorted(set(job.rules)) if job.is_group() else [job.rule.name]
-    return _placed({name: job.resources.get(name) for name in NAMES}, "+".join(rules), defaults)
+    return _placed(said, "+".join(rules), defaults)
 
 
 def check_rules(rules: Iterable[Any], defaults: Placement) -> None:
