@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 from byok8s.batch import ApiError, PodRequest, Update
 from byok8s.worker.spec import NEWS, BundleJob, BundleSpec, Command, JobSpec, Result
-from byok8s.workflow.dispatch import TROUBLES, Dispatcher, Outcome, Task
+from byok8s.workflow.dispatch import TROUBLES, Dispatcher
 from byok8s.workflow.durations import Durations
 from byok8s.workflow.events import JobName
+from byok8s.workflow.tasks import Outcome, Task
 from support.memory import MemoryBucket
 
 COMMAND = Command("true", 1, (), (), ())
@@ -84,7 +85,9 @@ class Run:
             objects=objects,
             run_key=lambda path: f"run/{path}",
             result_key=lambda id, attempt: f"results/{id}",
-            read_result=lambda key: (objects.get_bytes(key) or b"").decode(),
+            report=lambda text: (
+                (objects.get_bytes(text[4:]) or b"").decode() if text.startswith("key:") else text
+            ),
             keep_spec=lambda name, text: (
                 objects.put_bytes(f"jobs/{name}", text.encode()) or f"jobs/{name}"
             ),

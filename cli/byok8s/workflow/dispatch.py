@@ -15,18 +15,26 @@ import threading
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, replace
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from byok8s.exceptions import Byok8sError
-from byok8s.worker.spec import BUNDLE_VARIABLE, JOB_VARIABLE, BundleJob, BundleSpec, JobSpec, Result
+from byok8s.worker.spec import BUNDLE_VARIABLE, JOB_VARIABLE, BundleSpec, Result
 from byok8s.workflow.durations import Durations
 from byok8s.workflow.follow import Deaf, Heard, News, follow
+from byok8s.workflow.tasks import (
+    BUSY_SECONDS,
+    BundlePod,
+    Outcome,
+    Task,
+    read_report,
+    read_result,
+    sharing_key,
+)
 
 if TYPE_CHECKING:
-    from byok8s.batch import PodRequest, Update
-    from byok8s.workflow.events import JobName
+    from byok8s.batch import Update
     from byok8s.workflow.session import Session
 
 TICK_SECONDS = 0.2
@@ -39,67 +47,11 @@ POD_SECONDS = 2.0
 UNKNOWN_SECONDS = 1.0
 MOST_UNKNOWN = 32  # jobs of unknown duration that a pod starts with
 RAMP = 8  # pods at first for a rule nothing is known of, on a cluster of unknown size
-BUSY_SECONDS = 1.0  # a pod whose command runs for longer gets nothing more
 STEAL_SECONDS = 1.0  # a pod that has not begun by then, while others have nothing to do
 TROUBLES = 2  # lost bundles after which a job gets a pod of its own
 # Longest value of an environment variable is 128 KiB (MAX_ARG_STRLEN, execve(2))
 _LONGEST_SPEC = 100_000
 _log = logging.getLogger(__name__)
-
-
-@dataclass(eq=False)
-class Task:
-    """A Snakemake job on its way. `request` is that of a pod of its own."""
-
-    name: JobName
-    request: PodRequest
-    spec: JobSpec
-    sharable: bool
-    still_there: Callable[[], bool] | None = None  # whether what it made, if it ran already, is
-    troubles: int = 0
-
-    @property
-    def id(self) -> str:
-        return self.request.id
-
-    @property
-    def rule(self) -> str:
-        return self.request.rule
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a job ended: by the worker's report, by its pod's end, or both."""
-
-    result: Result | None
-    update: Update | None = None
-
-    @property
-    def success(self) -> bool:
-        if self.update is not None and self.update.state != "succeeded":
-            return False
-        return self.result is None or self.result.exit_code == 0
-
-
-@dataclass(eq=False)
-class BundlePod:
-    """A pod that runs several jobs; `tasks` are those it has not finished. Monotonic times."""
-
-    id: str
-    key: Any
-    tasks: dict[str, Task]
-    made: float
-    mail: str  # key prefix
-    mails: int = 0
-    running: bool = False
-    heard: bool = False  # its log can be read: it can be told more
-    closing: bool = False
-    stuck: bool = False  # no node has room
-    started: dict[str, float] = field(default_factory=dict)
-
-    def is_busy(self, now: float) -> bool:
-        """Whether a command of it has run for so long that what comes next would wait."""
-        return any(now - at > BUSY_SECONDS for at in self.started.values())
 
 
 class Dispatcher:
@@ -207,7 +159,7 @@ class Dispatcher:
 
     def _enqueue(self, task: Task, *, first: bool = False) -> None:
         alone = not (self._share and task.sharable) or task.troubles >= TROUBLES
-        queue = self._alone if alone else self._queues[_key(task.request)]
+        queue = self._alone if alone else self._queues[sharing_key(task.request)]
         if first:
             queue.appendleft(task)
         else:
@@ -224,7 +176,7 @@ class Dispatcher:
             self._on_waiting(task, update.message, update.cause == "unschedulable")
         elif update.state in ("succeeded", "failed"):
             del self._single[task.id]
-            result = self._read_result(update.result)
+            result = read_result(self._session.report(update.result))
             if result is not None and update.state == "succeeded":
                 self.durations.learn(task.rule, result.seconds)
             self._on_ended(task, Outcome(result, update))
@@ -285,7 +237,7 @@ class Dispatcher:
 
         Only where the pod never ran, for a cause that another one would meet too, its jobs fail.
         """
-        for id, told in self._read_report(update.result).items():
+        for id, told in read_report(self._session.report(update.result)).items():
             if id in pod.tasks:
                 self._finish(pod, id, told)
         del self._pods[pod.id]
@@ -356,7 +308,7 @@ class Dispatcher:
             load += self._work(taken[-1:])
         pod.mails += 1
         pod.tasks.update((task.id, task) for task in taken)
-        text = json.dumps([asdict(_bundle_job(task)) for task in taken])
+        text = json.dumps([asdict(task.in_bundle()) for task in taken])
         try:
             self._session.objects.put_bytes(f"{pod.mail}{pod.mails}", text.encode())
         except Byok8sError as error:  # what it did not get comes back when it ends
@@ -402,7 +354,7 @@ class Dispatcher:
         spec = BundleSpec(
             mail=mail,
             result_key=self._session.result_key(id, 1),
-            jobs=tuple(map(_bundle_job, taken)),
+            jobs=tuple(task.in_bundle() for task in taken),
             ahead=0 if request.disk_mb else 1,  # two jobs' files need twice the disk
             linger=0.0 if self._deaf else 5.0,
             patience=LONG_SECONDS,
@@ -447,34 +399,3 @@ class Dispatcher:
             if late and pod.key in idle:
                 pod.closing = True
                 self._batch.delete(pod.id)  # its end, which comes as an update, frees its jobs
-
-    # --- reports
-
-    def _read_result(self, text: str) -> Result | None:
-        """The worker's own report of a job; None when it left none."""
-        try:
-            return Result.loads(self._text(text))
-        except (ValueError, TypeError, KeyError):
-            return None
-
-    def _read_report(self, text: str) -> dict[str, dict[str, Any]]:
-        """A bundle's report: the results by job."""
-        try:
-            results: dict[str, dict[str, Any]] = json.loads(self._text(text))["results"]
-        except (ValueError, TypeError, KeyError):
-            return {}
-        return results
-
-    def _text(self, text: str) -> str:
-        return self._session.read_result(text[4:]) if text.startswith("key:") else text
-
-
-def _key(request: PodRequest) -> Any:
-    """What jobs of one pod have in common."""
-    own = {"id", "rule", "job", "attempt", "env", "command", "deadline_seconds", "bundle"}
-    own |= {"fingerprint"}
-    return tuple(getattr(request, field.name) for field in fields(request) if field.name not in own)
-
-
-def _bundle_job(task: Task) -> BundleJob:
-    return BundleJob(task.id, str(task.name), task.spec, task.request.deadline_seconds)

@@ -20,12 +20,13 @@ from snakemake_interface_executor_plugins.utils import format_cli_arg
 
 from byok8s.worker.spec import S3_VARIABLE, JobSpec
 from byok8s.workflow.containers import container_command, image_of, in_image
-from byok8s.workflow.dispatch import Dispatcher, Outcome, Task
+from byok8s.workflow.dispatch import Dispatcher
 from byok8s.workflow.events import JobFailure, JobName
 from byok8s.workflow.fingerprint import fingerprint
 from byok8s.workflow.lean import lean_command
 from byok8s.workflow.resources import placement_of
 from byok8s.workflow.retries import Retries
+from byok8s.workflow.tasks import Outcome, Task
 
 if TYPE_CHECKING:
     from byok8s.batch import Decision, PodRequest

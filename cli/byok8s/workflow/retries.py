@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from byok8s.batch import Cause, Decision, History, PodRequest, RetryPolicy, Update
-from byok8s.workflow.dispatch import Outcome, Task
+from byok8s.workflow.tasks import Outcome, Task
 
 
 class Retries:
