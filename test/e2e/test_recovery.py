@@ -31,6 +31,7 @@ rule all:
 rule work:
     output: "out/{{name}}.txt"
     params: seconds=lambda wildcards: SECONDS[wildcards.name]
+    resources: bundle=0
     shell: "python3 count.py {bucket} {{wildcards.name}}; sleep {{params.seconds}}; "
         "echo {{wildcards.name}} | tee {{output}}"
 rule sum:

@@ -83,7 +83,7 @@ def test_run_is_the_default_command(capsys, arguments, printed):
         ("cluster", 3, "Error: No cluster; make one."),
         ("storage", 3, "Error: No bucket; make one."),
         ("workflow", 1, "Error: Rule 'a' failed."),
-        ("interrupted", 130, "Error: Stopped."),
+        ("interrupted", 130, "Stopped."),
     ],
 )
 def test_our_errors_are_one_sentence_with_their_exit_code(capsys, error, code, sentence):

@@ -35,7 +35,7 @@ class FakeSession:
         if self.refusal:
             raise self.refusal
 
-    def live_jobs(self) -> tuple[int, int]:
+    def live_pods(self) -> tuple[int, int]:
         return self.jobs
 
     def close(self, deadline: float) -> list[str]:
@@ -102,7 +102,7 @@ def test_an_interrupted_run_says_what_was_stopped() -> None:
     error = leading(session)[0].interrupted()
     assert isinstance(error, Interrupted)
     assert str(error) == (
-        "Interrupted: stopped 2 running and 1 waiting jobs; nothing of the run is left in the "
+        "Interrupted: stopped 2 running and 1 waiting pods; nothing of the run is left in the "
         "cluster."
     )
     assert session.done == ["closed"]
@@ -125,7 +125,7 @@ def test_an_interrupted_run_may_be_kept() -> None:
     assert made.stopping == "leaving the run's pods as they are"
     error = made.interrupted()
     assert isinstance(error, Interrupted) and session.done == ["left"]
-    assert str(error).startswith("Interrupted: left 2 running and 1 waiting jobs in the cluster")
+    assert str(error).startswith("Interrupted: left 2 running and 1 waiting pods in the cluster")
     assert str(error).endswith(REMOVAL)
 
 
@@ -163,7 +163,7 @@ def test_a_run_that_goes_on_says_so() -> None:
     _, _, listener = leading(session)
     assert listener.told == [
         "Going on with flow-1, which lost its leader (ada on mars (process 7)) 1 m 00 s ago; "
-        "2 jobs of it may still be used"
+        "2 jobs of it still have a pod"
     ]
 
 
@@ -173,7 +173,7 @@ def test_a_second_ctrl_c_says_what_remains() -> None:
     text = "may be left in the cluster; remove them with: "
     assert made.remains() == f"Its pods, Secret and ConfigMap {text}{REMOVAL}"
     made.interrupted()
-    assert made.remains().startswith("2 running and 1 waiting jobs, with their Secret and Conf")
+    assert made.remains().startswith("2 running and 1 waiting pods, with their Secret and Conf")
     session.lease.uid = ""
     assert made.remains() == ""
 

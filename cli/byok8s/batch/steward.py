@@ -21,6 +21,9 @@ from byok8s.exceptions import Byok8sError
 
 TICK_SECONDS = 1.0
 COLLECT_SECONDS = 10.0
+# A pod that succeeded stays until a leader had the time to write down what it made: if that one
+# is killed before, the next one finds the pod
+SUCCEEDED_STAY_SECONDS = 8.0
 FAILED_STAY_SECONDS = 60.0  # a failed pod's log can be read for as long
 SLOW_SECONDS = 10.0  # a container that takes longer to start is looked into
 LOOK_AGAIN_SECONDS = 30.0
@@ -95,16 +98,19 @@ class Steward:
         """Delete ended pods, none before its end was read.
 
         The collection is chosen as of a resourceVersion that our watch has passed, so that a pod
-        which ends at this moment is not part of it. Failed pods are chosen as of a minute ago.
+        which ends at this moment is not part of it, and as of a while ago.
         """
         if not self._is_due("collect", COLLECT_SECONDS):
             return
-        if self._book.leftover(True):
-            self._delete_ended("Succeeded", self._watch.version)
-        at, version = self._versions[0]
-        old_enough = time.monotonic() - at >= FAILED_STAY_SECONDS
-        if old_enough and self._book.leftover(False, FAILED_STAY_SECONDS):
-            self._delete_ended("Failed", version)
+        for phase, stay in (("Succeeded", SUCCEEDED_STAY_SECONDS), ("Failed", FAILED_STAY_SECONDS)):
+            version = self._version_of(stay)
+            if version and self._book.leftover(phase == "Succeeded", stay):
+                self._delete_ended(phase, version)
+
+    def _version_of(self, age: float) -> str | None:
+        """What our watch had delivered `age` seconds ago; None when that is not known."""
+        before = time.monotonic() - age
+        return next((version for at, version in reversed(self._versions) if at <= before), None)
 
     def _delete_ended(self, phase: str, version: str) -> None:
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from byok8s.batch.ends import Pod, end_of
 from byok8s.batch.pods import BUNDLE, FINGERPRINT, ID, PodRequest, fingerprint
+from byok8s.exceptions import ClusterError
 
 
 class Strays:
@@ -74,8 +75,9 @@ class Strays:
         return {name for name in self.names() if _is_bundle(self._pods[name])}
 
     def ids(self) -> set[str]:
-        """The jobs whose pods wait, run or have succeeded."""
-        return {id for id, names in self._by_id.items() if any(map(self._is_good, names))} - {""}
+        """The jobs that have pods of their own here."""
+        bundles = {_id(pod) for pod in self._pods.values() if _is_bundle(pod)}
+        return self._by_id.keys() - bundles - {""}
 
     def _is_good(self, name: str) -> bool:
         pod = self._pods[name]
@@ -102,6 +104,14 @@ class Strays:
         names.discard(name)
         if not names:
             del self._by_id[_id(pod)]
+
+
+def bundles_remain(names: set[str]) -> ClusterError:
+    """The error for bundles of an earlier leader that were deleted and do not end."""
+    return ClusterError(
+        f"The pods {', '.join(sorted(names))} of an earlier leader were deleted and have not "
+        "ended; is their node lost? Run again later."
+    )
 
 
 def _is_bundle(pod: Pod) -> bool:

@@ -27,9 +27,10 @@ from byok8s.batch.pods import (
 )
 from byok8s.batch.record import RunRecord
 from byok8s.batch.steward import Steward
+from byok8s.batch.strays import bundles_remain
 from byok8s.batch.waits import Limits
 from byok8s.batch.watch import PodWatch
-from byok8s.exceptions import Byok8sError, ClusterError
+from byok8s.exceptions import Byok8sError
 
 LOOK_AGAIN_SECONDS = 2.0
 BUNDLES_SECONDS = 60.0  # how long the bundles of an earlier leader may take to end
@@ -231,10 +232,7 @@ class BatchSystem:
             self._book.changed.wait_for(lambda: not self._book.bundles(), BUNDLES_SECONDS)
             left = self._book.bundles()
         if left:
-            raise ClusterError(
-                f"The pods {', '.join(sorted(left))} of an earlier leader were deleted and have "
-                f"not ended within {BUNDLES_SECONDS:.0f} s; is their node lost? Run again later."
-            )
+            raise bundles_remain(left)
 
     def shutdown(self, *, keep_record: bool = False, deadline: float = 10.0) -> list[str]:
         """Delete the run's pods, its Secret and, unless `keep_record`, its ConfigMap.

@@ -9,7 +9,7 @@ from typing import Any, NoReturn, TypeVar
 import click
 from click_default_group import DefaultGroup
 
-from byok8s.exceptions import Byok8sError
+from byok8s.exceptions import Byok8sError, Interrupted
 
 F = TypeVar("F", bound=Callable[..., Any])
 DEBUG = "--debug"
@@ -72,7 +72,8 @@ def _report(error: Exception, debug: bool) -> int:
             _say(error.format_message())
             return error.exit_code
         case Byok8sError():
-            _say(str(error))
+            asked_for = isinstance(error, Interrupted)
+            click.echo(str(error) if asked_for else f"Error: {error}", err=True)
             return error.exit_code
         case _:
             first_line = str(error).split("\n")[0][:200]

@@ -75,9 +75,9 @@ class Leading:
         how = "was left" if before.released else "lost its leader"
         ago = elapsed(max(0.0, session.client.server_time() - before.renewed))
         count = len(session.in_flight)
-        pods = f"{count} job{'s' * (count != 1)} of it may still be used" if count else "no job is"
+        pods = f"; {count} job{'s' * (count != 1)} of it still {_has(count)} a pod" if count else ""
         self._listener.note(
-            f"Going on with {session.run.name}, which {how} ({before}) {ago} ago; {pods}"
+            f"Going on with {session.run.name}, which {how} ({before}) {ago} ago{pods}"
         )
 
     def end(self) -> None:
@@ -101,23 +101,27 @@ class Leading:
         if self._lost:
             session.abandon()
             return WorkflowFailed(f"{self._lost} This leader stopped, and touched nothing.")
-        running, waiting = session.live_jobs()
-        jobs = f"{running} running and {waiting} waiting job{'s' * (running + waiting != 1)}"
-        self._live = f"{jobs}, with their Secret and ConfigMap," if running + waiting else ""
+        running, waiting = session.live_pods()
+        pods = f"{running} running and {waiting} waiting pod{'s' * (running + waiting != 1)}"
+        self._live = f"{pods}, with their Secret and ConfigMap," if running + waiting else ""
         if self._keep and running + waiting:
             session.leave()
             return Interrupted(
-                f"Interrupted: left {jobs} in the cluster, as --on-exit=keep asks; the same "
+                f"Interrupted: left {pods} in the cluster, as --on-exit=keep asks; the same "
                 f"command goes on with them, and this removes them: {removal(session)}"
             )
         remains = session.close(DEADLINE_SECONDS)
-        stopped = f"Interrupted: stopped {jobs}" if running + waiting else "Interrupted"
+        stopped = f"Interrupted: stopped {pods}" if running + waiting else "Interrupted"
         if remains:
             return Interrupted(
                 f"{stopped}; could not remove {', '.join(remains)} in time; "
                 f"remove with: {removal(session)}"
             )
         return Interrupted(f"{stopped}; nothing of the run is left in the cluster.")
+
+
+def _has(count: int) -> str:
+    return "has" if count == 1 else "have"
 
 
 def removal(session: Session) -> str:

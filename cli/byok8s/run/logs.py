@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, BinaryIO
@@ -39,6 +39,7 @@ class Logs:
     endpoint: str | None = None
     out: BinaryIO = field(default_factory=lambda: sys.stdout.buffer)
     _lock: threading.Lock = field(init=False, default_factory=threading.Lock)
+    _closed: threading.Event = field(init=False, default_factory=threading.Event)
 
     def show(self) -> None:
         """Write the pods' logs and then those kept in the bucket, each below a line that names it.
@@ -66,13 +67,13 @@ class Logs:
         run = self._find()
         if run is None:
             raise SettingsError(f"The run '{self.name}' has ended; leave out --follow.")
-        while run is not None:
+        while run is not None and not self._closed.is_set():
             for pod in self._pods(run):
                 if pod.name not in followed and pod.state != "waiting":
                     thread = threading.Thread(target=self._follow, args=(pod,), daemon=True)
                     thread.start()
                     followed[pod.name] = thread
-            time.sleep(LOOK_AGAIN_SECONDS)
+            self._closed.wait(LOOK_AGAIN_SECONDS)
             run = self._find()
         for thread in followed.values():
             thread.join(LOOK_AGAIN_SECONDS)
@@ -148,8 +149,15 @@ class Logs:
 
     def _write(self, data: bytes) -> None:
         with self._lock:
-            self.out.write(data)
-            self.out.flush()
+            if self._closed.is_set():
+                return
+            try:
+                self.out.write(data)
+                self.out.flush()
+            except BrokenPipeError:  # who reads, as head, has enough
+                self._closed.set()
+                # what is still buffered would fail again when Python ends
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self.out.fileno())
 
 
 def _rule(id: str) -> str:

@@ -81,8 +81,11 @@ def _execute(settings: RunSettings, ready: Ready, display: Display) -> tuple[str
                 raise leading.interrupted() from error
             raise _failed(display, error) from error
         finally:
-            leading.end()
-            _close(bucket, display)
+            # until it is written down what was done, the pods are there to tell
+            try:
+                _close(bucket, display)
+            finally:
+                leading.end()
             if bucket is not None and settings.dry_run:
                 _say_pending(display, *bucket.inputs.pending())
 

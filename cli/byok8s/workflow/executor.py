@@ -178,6 +178,7 @@ class Executor(RealExecutor):
         request = self._request(job, id, name)
         request = replace(request, fingerprint=fingerprint(job, command, request, leader))
         sharable = command is not None and not image and job.resources.get("bundle", 1) != 0
+        sharable = sharable and id not in session.in_flight  # its pod is adopted, or replaced
         return Task(
             name,
             in_image(request, image) if image else request,

@@ -143,13 +143,13 @@ class Session:
     def take_over(self) -> None:
         """Become the run's leader, and learn of the pods that a dead one has left.
 
-        Raises RunIsLed and ApiError.
+        Raises RunIsLed, ClusterError when a bundle of that one does not end, and ApiError.
         """
-        from byok8s.batch.runs import jobs_in_flight
+        from byok8s.batch.runs import take_stock
 
         self.lease.acquire()
         if self.lease.before is not None:
-            self.in_flight = jobs_in_flight(self.client, self.run.name)
+            self.in_flight = take_stock(self.client, self.run.name)
 
     def close(self, deadline: float = 10.0) -> list[str]:
         """Remove what the run made in the cluster; returns the names of what remains."""
@@ -188,8 +188,8 @@ class Session:
             self.batch.abandon()
         self.lease.end()
 
-    def live_jobs(self) -> tuple[int, int]:
-        """How many jobs run, and how many wait for their pod to start."""
+    def live_pods(self) -> tuple[int, int]:
+        """How many of the run's pods run, and how many wait to start."""
         if not self._opened:
             return 0, 0
         running = len(self.batch.running())

@@ -11,7 +11,7 @@ import pytest
 from byok8s.batch import BatchSystem, KubeClient, PodRequest, RunIdentity, Update
 from byok8s.batch import system as module
 from byok8s.batch.pods import BUNDLE, FINGERPRINT, ID, RUN, fingerprint, pod_name
-from byok8s.batch.runs import jobs_in_flight
+from byok8s.batch.runs import take_stock
 from byok8s.exceptions import ClusterError
 from support.fakeapi import Api
 from support.fakestore import Store
@@ -194,20 +194,23 @@ def test_a_bundle_that_does_not_end_stops_the_start(
         start()
 
 
-def test_jobs_in_flight_are_those_whose_pods_can_be_adopted(
-    store: Store, client: KubeClient
-) -> None:
+def test_stock_is_taken_of_pods_and_bundles_end(store: Store, api: Api, client: KubeClient) -> None:
     def add(id: str, status: dict[str, Any], **more: str) -> None:
         store.put("pods", stray(status, replace(REQUEST, id=id), **more))
 
     add("running", RUNNING)
     add("done", ended(0))
     add("failed", ended(1))
+    assert take_stock(client, "flow-1") == {"running", "done", "failed"}
+    assert deleted(api) == []
     add("bundle-1", RUNNING, **{BUNDLE: "1"})
-    ending = stray(RUNNING, replace(REQUEST, id="ending"))
-    ending["metadata"]["deletionTimestamp"] = "2025-01-31T23:59:59Z"
-    store.put("pods", ending)
-    assert jobs_in_flight(client, "flow-1") == {"running", "done"}
+    assert take_stock(client, "flow-1") == {"running", "done", "failed"}
+    assert len(store.names("pods")) == 3
+    left = stray(RUNNING, replace(REQUEST, id="bundle-2"), **{BUNDLE: "1"})
+    store.stuck.add(left["metadata"]["name"])
+    store.put("pods", left)
+    with pytest.raises(ClusterError, match="were deleted and have not ended"):
+        take_stock(client, "flow-1", deadline=0.1)
 
 
 def test_leave_keeps_the_pods_and_frees_the_run(
