@@ -45,5 +45,8 @@ class NullBatch:
     def shutdown(self, **_: Any) -> list[str]:
         return []
 
+    def most_memory_mb(self) -> int | None:
+        return None
+
     def refresh_secret(self, files: Any) -> None:
         """Nobody reads it."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -195,6 +197,18 @@ def test_a_long_run_has_some_lines_of_progress() -> None:
     assert 500 < len(lines(20_000)) <= 1001
     assert lines(20_000)[-1] == 20_000
     assert tuning._some_progress(logging.makeLogRecord({"event": "job_error"}))
+
+
+def test_the_leaders_benchmark_runs(folder: Path) -> None:
+    """It takes the place of the batch system, and must follow it."""
+    script = Path(__file__).parents[2] / "bench/leader.py"
+    done = subprocess.run(
+        [sys.executable, str(script), "--jobs=3", "--schedulers=byok8s"],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert "| 3 | byok8s |" in done.stdout, done.stderr
 
 
 def test_a_record_is_the_one_that_snakemake_makes(

@@ -6,6 +6,7 @@ have no word for them (docs/decisions/0013-leader.md).
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Iterable
 from operator import is_
@@ -34,10 +35,26 @@ def tune(workflow: Any) -> None:
     Job.is_pipe_or_service_input = (
         _is_pipe_or_service_input if _has_pipes(workflow.rules) else lambda job, path: False
     )
+    _keep_dag(workflow)
     for handler in workflow.logger_manager.logfile_handlers:
         if isinstance(handler, logging.FileHandler):
             _flush_rarely(handler)
             handler.addFilter(_some_progress)
+
+
+def _keep_dag(workflow: Any) -> None:
+    """Do not look for garbage in the DAG, neither while it grows nor later: it stays."""
+    build = workflow._build_dag
+
+    def build_dag() -> None:
+        gc.disable()
+        try:
+            build()
+        finally:
+            gc.freeze()
+            gc.enable()
+
+    workflow._build_dag = build_dag
 
 
 def _shellcmd(job: Any) -> Any:
