@@ -223,3 +223,30 @@ def test_a_full_disk_does_not_stop_the_command(pod: Pod, monkeypatch: pytest.Mon
     monkeypatch.setattr(around, "LOG", Path("/dev/full/log"))  # no folder: nothing can be kept
     result, _ = pod.run("seq 100000; cp in.txt deep/out.txt")
     assert result.exit_code == 0
+
+
+def test_cpu_seconds_are_those_of_the_command(pod: Pod) -> None:
+    result, _ = pod.run("i=0; while [ $i -lt 60000 ]; do i=$((i+1)); done; cp in.txt deep/out.txt")
+    assert 0.02 < result.cpu_seconds < 20
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives a file to another user")
+def test_what_another_user_made_can_be_read(pod: Pod, monkeypatch: pytest.MonkeyPatch) -> None:
+    make = os.mkfifo
+
+    def mkfifo(path: Path) -> None:
+        make(path)
+        os.chown(path, 65533, 65533)
+
+    monkeypatch.setattr(os, "mkfifo", mkfifo)
+    text = "umask 077; mkdir -p made/below; cp in.txt made/below/x; echo why >x.log"
+    outputs = (File("p/made", "made", folder=True),)
+    result, _ = pod.run(text, outputs=outputs, logs=(File("p/x.log", "x.log"),))
+    assert result.error == ""
+    made = pod.folder / "work/made"
+    assert [oct(path.stat().st_mode) for path in (made, made / "below", made / "below/x")] == [
+        "0o40755",
+        "0o40755",
+        "0o100644",
+    ]
+    assert pod.bucket.content()["p/made/below/x"] == b"hello\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import os
@@ -110,10 +111,11 @@ def rule_log_tail(spec: JobSpec, folder: Path) -> str:
     parts = []
     for name in spec.rule_logs:
         path = folder / name
-        if path.is_file() and path.stat().st_size:
-            with open(path, "rb") as file:
-                file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
-                parts.append(file.read().decode(errors="replace"))
+        with contextlib.suppress(OSError):  # what cannot be read has been told, or will be
+            if path.is_file() and path.stat().st_size:
+                with open(path, "rb") as file:
+                    file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
+                    parts.append(file.read().decode(errors="replace"))
     return "\n".join(parts)
 
 

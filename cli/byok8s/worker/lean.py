@@ -93,14 +93,11 @@ def finish(command: Command, folder: Path, transfers: Transfers, *, failed: bool
     Raises FileNotFoundError that names the outputs which the command did not make, and
     TransferError.
     """
-    for file in command.logs:
-        (folder / file.path).touch()
+    _make_missing(command.logs, folder)
     stored = _put(command.logs, folder, transfers)
     if failed:
         return stored
-    for file in command.outputs:
-        if file.touch:
-            (folder / file.path).touch()
+    _make_missing((file for file in command.outputs if file.touch), folder)
     missing = [file.key for file in command.outputs if not os.path.exists(folder / file.path)]
     if missing:
         raise FileNotFoundError(f"the command did not make {', '.join(missing)}")
@@ -111,6 +108,14 @@ def finish(command: Command, folder: Path, transfers: Transfers, *, failed: bool
             f"the command made a {made} of {file.key}; {say} directory() in the rule"
         )
     return stored + _put(command.outputs, folder, transfers)
+
+
+def _make_missing(files: Iterable[File], folder: Path) -> None:
+    """Only those: what another user has made, this one need not be able to touch."""
+    for file in files:
+        path = folder / file.path
+        if not path.exists():
+            path.touch()
 
 
 def _put(files: Iterable[File], folder: Path, transfers: Transfers) -> Stored:

@@ -60,8 +60,8 @@ while [ "$asked" ]; do  # the signal may have ended the wait and not the command
     again=$?
     [ "$again" = 127 ] || code=$again
 done
-[ -O {folder}/end ] || chmod -R go+rX . 2>/dev/null
-echo "$code" >&9
+[ -O {folder}/end ] || chmod -R go+rX {made} 2>/dev/null
+{{ echo "$code"; times; }} >&9
 exit "$code"
 """
 _GIVEN_UP = f"exit {STAGING_FAILED}\n"
@@ -125,10 +125,11 @@ def stage(spec: JobSpec, command: Command, transfers: Transfers, folder: Path) -
     def run_command(command: Command, workdir: Path) -> Ran:
         variables = {**user_environment(), **lean.environment(command, job.SCRATCH)}
         _write(folder / "run", script(command, workdir.absolute(), variables, folder))
-        code, output = follow(folder)
-        if code is None:
+        said, output = follow(folder)
+        code, _, times = said.partition("\n")
+        if not code:
             return Ran(128 + signal.SIGKILL, output, untold=True)
-        return Ran(code, output)
+        return Ran(int(code), output, cpu_seconds=_cpu_seconds(times))
 
     return lean.run(spec, command, Path(), transfers, run_command)
 
@@ -146,15 +147,17 @@ def script(
         folder=folder,
         exports="\n".join(exports),
         workdir=shlex.quote(str(workdir)),
+        made=shlex.join(file.path for file in (*command.outputs, *command.logs)),
         bash=shlex.quote(_BASH + command.text),
         sh=shlex.quote(_SH + command.text),
     )
 
 
-def follow(folder: Path) -> tuple[int | None, str]:
+def follow(folder: Path) -> tuple[str, str]:
     """Let the command run to its end.
 
-    Returns its exit code, None when its shell was killed, and the last lines of its output.
+    Returns what its shell said of that, nothing when it was killed, and the last lines of its
+    output.
     """
     from byok8s.worker.job import LOG
     from byok8s.worker.process import tee
@@ -175,14 +178,20 @@ def follow(folder: Path) -> tuple[int | None, str]:
     keeper = threading.Thread(target=keep, daemon=True)
     keeper.start()
     try:
-        with open(folder / "end", "rb") as end:
+        with open(folder / "end") as end:
             # From here on the command is asked to end, and its log is kept within the grace period
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             said = end.read()
     finally:
         os.close(output)
     keeper.join(_OUTPUT_SECONDS)
-    return (int(said) if said.strip() else None), b"".join(lines).decode(errors="replace")
+    return said, b"".join(lines).decode(errors="replace")
+
+
+def _cpu_seconds(times: str) -> float:
+    """Of a shell's children, from what its `times` prints: the second line, as "0m1.5s 0m0.2s"."""
+    found = re.findall(r"(\d+)m([\d.]+)s", times.partition("\n")[2])
+    return round(sum(60 * int(minutes) + float(seconds) for minutes, seconds in found), 3)
 
 
 def _write(path: Path, text: str) -> None:

@@ -225,9 +225,10 @@ def in_parallel(work: Callable[[T], R], items: Iterable[T], workers: int = _FILE
 def files_below(folder: Path) -> Iterator[str]:
     """Paths of all files below a folder, relative to it; links are read through.
 
-    Raises TransferError for a broken link, and for a link to a folder above itself.
+    Raises TransferError for a broken link, and for a link to a folder above itself, and OSError
+    for a folder that cannot be read.
     """
-    for parent, folders, names in os.walk(folder, followlinks=True):
+    for parent, folders, names in os.walk(folder, followlinks=True, onerror=_raise):
         for name in folders:
             path = Path(parent, name)
             if path.is_symlink() and Path(parent).resolve().is_relative_to(path.resolve()):
@@ -238,6 +239,10 @@ def files_below(folder: Path) -> Iterator[str]:
                 yield path.relative_to(folder).as_posix()
             elif not path.exists():
                 raise TransferError(f"{path} is a broken link; remove it, or mend it.")
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def _etag(result: Any) -> str:
