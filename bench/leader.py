@@ -65,11 +65,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--jobs", default="1000,20000")
     parser.add_argument("--schedulers", default="greedy,byok8s")
+    parser.add_argument("--step", type=int, metavar="JOBS", help="only plan, and choose once")
     parser.add_argument("--profile", type=Path, help="write a cProfile of each run there")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
         print(json.dumps(asdict(one(**json.loads(options.one)))))
+        return
+    if options.step:
+        found = child(options.step, "byok8s", None, step=True)
+        print(
+            f"{found.jobs} jobs: the scheduler chose in {found.select:.2f} s; the whole step, with "
+            f"resources and params, took {found.step:.1f} s, planning {found.plan:.0f} s of CPU; "
+            f"{found.memory / found.jobs / 1000:.0f} KB per job"
+        )
         return
     base = child(1, "byok8s", None).memory
     print(HEAD, flush=True)
@@ -86,11 +95,11 @@ def main() -> None:
             print(f"{jobs} jobs: greedy takes {theirs.run / ours.run:.1f} times the CPU of byok8s")
 
 
-def child(jobs: int, scheduler: str, profile: Path | None) -> Measured:
+def child(jobs: int, scheduler: str, profile: Path | None, step: bool = False) -> Measured:
     """Measure in a process and a folder of its own."""
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "Snakefile").write_text(SNAKEFILE.format(jobs=jobs))
-        given = {"jobs": jobs, "scheduler": scheduler}
+        given: dict[str, Any] = {"jobs": jobs, "scheduler": scheduler, "step": step}
         if profile:
             profile.mkdir(parents=True, exist_ok=True)
             given["profile"] = str((profile / f"{scheduler}-{jobs}.prof").resolve())
@@ -104,8 +113,8 @@ def child(jobs: int, scheduler: str, profile: Path | None) -> Measured:
     return Measured(**json.loads(done.stdout.splitlines()[-1]))
 
 
-def one(jobs: int, scheduler: str, profile: str | None = None) -> Measured:
-    """Run the Snakefile of this folder."""
+def one(jobs: int, scheduler: str, step: bool, profile: str | None = None) -> Measured:
+    """Run the Snakefile of this folder; with `step`, until the first jobs are chosen."""
     sys.path.insert(0, str(HERE.parent / "test"))
     import snakemake.api
     from byok8s.workflow import api, rounds, tuning
@@ -132,18 +141,26 @@ def one(jobs: int, scheduler: str, profile: str | None = None) -> Measured:
 
     def note(name: str) -> None:
         times.setdefault(name, (time.process_time(), time.monotonic()))
+        if step and name == "opened":
+            sum_up(measured, times)
+            print(json.dumps(asdict(measured)), flush=True)
+            os._exit(0)
 
     plan, parts = prepare(jobs, note)
     note("began")
     with profiled(profile):
         api.execute(plan, parts)
     note("ended")
-    measured.plan = times["planned"][0] - times["began"][0]
-    measured.step = times["opened"][1] - times["planned"][1]
     measured.run = times["ended"][0] - times["planned"][0] - NullBatch.seconds
     measured.wall = times["ended"][1] - times["planned"][1]
-    measured.memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    sum_up(measured, times)
     return measured
+
+
+def sum_up(measured: Measured, times: dict[str, tuple[float, float]]) -> None:
+    measured.plan = times["planned"][0] - times["began"][0]
+    measured.step = times["opened"][1] - times["planned"][1]
+    measured.memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def prepare(jobs: int, note: Any) -> tuple[Any, Any]:
