@@ -45,7 +45,15 @@ from workloads import WORKLOADS, Workload
 HERE = Path(__file__).parent
 OURS = "byok8s"
 # The plugin looks every 10 s unless told otherwise (--seconds-between-status-checks); 1 is its best
-SIDES = {"official, as it comes": 10, "official, looking every second": 1, OURS: 0}
+APART = "byok8s, a pod for each job"
+HERE_ALONE = "Snakemake on this machine, local files"
+SIDES = {
+    "official, as it comes": 10,
+    "official, looking every second": 1,
+    APART: 0,
+    OURS: 0,
+    HERE_ALONE: 0,
+}
 TIMEOUT_SECONDS = 900
 
 
@@ -106,7 +114,10 @@ class Bench:
             if count:
                 command = [command[0], str(HERE / "counted.py"), str(counts), *command[1:]]
             seconds, used = self._run(command, project, endpoint, Path(scratch, "log"))
-            self._check(workload, prefix, Path(scratch, "log"))
+            if side == HERE_ALONE:
+                _check_file(workload, project)
+            else:
+                self._check(workload, prefix, Path(scratch, "log"))
             self.report.note(f"{side}: {seconds:.1f} s")
             timing = Timing(workload, side, seconds, used, quiet and not strangers.seen)
             if count:
@@ -117,11 +128,15 @@ class Bench:
 
     def _command(self, side: str, namespace: str, prefix: str, endpoint: str) -> list[str]:
         """A Python, its script and the arguments."""
-        if side == OURS:
+        if side == HERE_ALONE:
+            snakemake = ["-m", "snakemake", "--quiet", "all", f"--cores={os.cpu_count()}"]
+            return [sys.executable, *snakemake, "--configfile", "params.json"]
+        if side in (OURS, APART):
             script = Path(sys.executable).parent / "byok8s"
             where = ["-b", f"{self.bucket}/{prefix}", "-k", namespace]
             cluster = [f"--context={self.info.context}", f"--image={self.image}"]
-            return [sys.executable, str(script), "run", "flow", "params", *where, *cluster]
+            how = ["--no-bundle"] if side == APART else []
+            return [sys.executable, str(script), "run", "flow", "params", *where, *cluster, *how]
         words = {
             "image": self.official_image,
             "namespace": namespace,
@@ -328,6 +343,11 @@ def _counts(counted: list[Timing]) -> str:
     return "\n".join(lines)
 
 
+def _check_file(workload: Workload, project: Path) -> None:
+    if (project / workload.key).read_text() != workload.content:
+        raise ClusterError(f"'{workload.key}' of {workload.title} is not what it should be.")
+
+
 def header(bench: Bench) -> str:
     """When, where and what."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
@@ -342,8 +362,9 @@ def header(bench: Bench) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--cluster", default="dev")
-    parser.add_argument("--workloads", default=",".join(WORKLOADS))
-    parser.add_argument("--sides", default=";".join(SIDES), help="separated by semicolons")
+    parser.add_argument("--workloads", default="one,diamond,fifty")
+    default = ";".join(side for side in SIDES if side != HERE_ALONE)
+    parser.add_argument("--sides", default=default, help="separated by semicolons")
     parser.add_argument("--repeat", type=int, default=1, help="runs of each; the table has medians")
     parser.add_argument("--tries", type=int, default=3, help="of a run that others disturb")
     parser.add_argument("--count", action="store_true", help="also count API calls and requests")

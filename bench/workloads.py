@@ -39,6 +39,16 @@ rule small:
     shell: "echo {wildcards.i} > {output}"
 """
 
+THOUSAND = """\
+rule gather:
+    input: expand("small/{i}.txt", i=range(1000))
+    output: "gathered.txt"
+    shell: "cat {input} | wc -l > {output}"
+rule small:
+    output: "small/{i}.txt"
+    shell: "echo {wildcards.i} > {output}"
+"""
+
 
 @dataclass(frozen=True)
 class Workload:
@@ -78,6 +88,14 @@ WORKLOADS = {
             51,
             "gathered.txt",
             "".join(f"{i}\n" for i in range(50)),
+        ),
+        Workload(
+            "thousand",
+            "1,000 rules `echo > file` and one gather",
+            THOUSAND,
+            1001,
+            "gathered.txt",
+            "1000\n",
         ),
     )
 }
