@@ -93,7 +93,7 @@ def create(name: str, driver: str | None) -> None:
                 or Podman, KVM, QEMU, VirtualBox, Hyper-V or vfkit
       k3d       the command k3d, and a running Docker
       native    root on Linux; Kubernetes is built once from its Go modules
-                (about five minutes) and started without any container engine,
+                (five to ten minutes) and started without any container engine,
                 with an S3 server
     """
     from byok8s import cluster as clusters

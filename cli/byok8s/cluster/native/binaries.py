@@ -69,7 +69,7 @@ KUBERNETES = Program(
     ld_flags=f"-s -w -X {_VERSION}.gitVersion=v1.35.4 -X {_VERSION}.gitTreeState=clean"
     f" -X {_VERSION}.gitMajor=1 -X {_VERSION}.gitMinor=35",
     links=("kubectl",),
-    hint="about 5 minutes on 2 cores",
+    hint="5 to 10 minutes on 2 cores",
 )
 S3_SERVER = Program(
     title="the S3 server versitygw v1.8.0",
