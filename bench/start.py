@@ -25,13 +25,18 @@ from typing import Any
 TRACE = "BYOK8S_BENCH_TRACE"  # the file to which the child writes
 # module -> functions; their beginning and end are told
 STEPS = {
-    "byok8s.run.preflight": ["preflight", "_find_context", "_check_cluster", "_check_storage"],
-    "byok8s.run.story": ["run_workflow", "_execute", "_leave"],
+    "byok8s.run.preflight": ["preflight", "find_context", "_check_cluster", "_check_storage"],
+    "byok8s.run.story": ["run_workflow", "_execute", "_close"],
     "byok8s.batch.client": ["KubeClient._send_once", "KubeClient.__init__"],
     "byok8s.workflow.bucket": ["WorkflowBucket.of", "WorkflowBucket.close"],
     "byok8s.workflow.api": ["execute", "_parsed_workflow", "_execute"],
-    "byok8s.workflow.session": ["Session.open", "Session._upload_sources", "Session.close"],
-    "byok8s.workflow.executor": ["Executor.run_jobs", "Executor.shutdown", "Executor._handle"],
+    "byok8s.workflow.session": [
+        "Session.open",
+        "Session._upload_sources",
+        "Session.take_over",
+        "Session.close",
+    ],
+    "byok8s.workflow.executor": ["Executor.run_jobs", "Executor.shutdown", "Executor._ended"],
     "byok8s.workflow.persistence": ["RecordLog.load"],
     "byok8s.storage.inventory": ["Inventory._list"],
     "byok8s.storage.bucket": ["_client", "_Bucket.ask"],
@@ -118,7 +123,10 @@ class Wrapping(importlib.abc.MetaPathFinder):
     def wrap(self, module: ModuleType, path: str) -> None:
         *outer, name = path.split(".")
         holder: Any = getattr(module, outer[0]) if outer else module
-        plain = holder.__dict__[name]
+        plain = holder.__dict__.get(name)
+        if plain is None:
+            self.tell(time.time(), f"(there is no {path} any more)")
+            return
         function = getattr(holder, name)
 
         @functools.wraps(function)
@@ -138,10 +146,7 @@ class Wrapping(importlib.abc.MetaPathFinder):
             return f"Kubernetes: {arguments[2]} {_resource(arguments[3])}"
         if path == "_Bucket.ask":
             return f"S3: {arguments[1]}"
-        if path == "Executor._handle":
-            state = arguments[1].state
-            return "a job has ended" if state in ("succeeded", "failed") else f"a job: {state}"
-        return path
+        return "a job has ended" if path == "Executor._ended" else path
 
 
 def child(arguments: list[str]) -> None:

@@ -47,11 +47,13 @@ class Nowhere:
     def compact(self, text: str) -> None: ...
 
 
-def run(snakefile: str, retries: int = 0, **parts: Any) -> None:
+def run(snakefile: str, retries: int = 0, targets: tuple[str, ...] = (), **parts: Any) -> None:
     """A workflow on this machine, with files of this folder."""
     Path("Snakefile").write_text(snakefile)
     Path("params.json").write_text("{}")
-    plan = api.Plan(Path("Snakefile"), Path.cwd() / "params.json", jobs=2, retries=retries)
+    plan = api.Plan(
+        Path("Snakefile"), Path.cwd() / "params.json", jobs=2, retries=retries, targets=targets
+    )
     api.execute(plan, api.Parts(listener=Quiet(), **parts))
 
 
@@ -144,6 +146,40 @@ def test_the_log_file_is_complete(folder: Path) -> None:
     for text in (log.read_text(), Path("seen.log").read_text()):
         assert text.count("rule one:") == 3
         assert "4 of 4 steps (100%) done" in text
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "cp {input:q} {output} {threads} {rule} {jobid} {{kept}}",
+        "echo {input[0]} {params.words} {params[0]:>9} {params.quoted:q} > {output}",
+        "echo {wildcards} {wildcards.name} {resources.mem_mb} {log} > {output}",
+        "echo {outside} {rule} > {output}",
+    ],
+)
+def test_a_command_is_formatted_as_snakemake_does(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    Path("in put.txt").write_text("x")
+    texts: list[tuple[str, str]] = []
+    monkeypatch.setattr(
+        tuning,
+        "_log_info",
+        lambda job, *_: texts.append((tuning._formatted(job), tuning._format_shellcmd(job))),
+    )
+    run(
+        "outside = 'it'\n"
+        "rule one:\n"
+        '    input: "in put.txt"\n'
+        '    output: touch("{name}.txt")\n'
+        '    log: "{name}.log"\n'
+        "    params: words=['a', 'b c'], quoted='d e'\n"
+        "    resources: mem_mb=7\n"
+        f'    shell: "true || {command}"\n',
+        targets=("a.txt",),
+    )
+    ((ours, theirs),) = texts
+    assert ours == theirs
 
 
 def test_the_log_file_says_of_a_job_what_snakemake_says(

@@ -39,7 +39,7 @@ def outside_values(job: Any) -> list[str]:
     """One line for each value from outside the rule that the job's result depends on."""
     rule = job.rule
     if rule.shellcmd is not None:
-        return [line for field in _fields(rule.shellcmd) if (line := _value(job, field))]
+        return [line for field in outside_names(rule.shellcmd) if (line := _value(job, field))]
     if rule.script or rule.notebook:
         uses_config = "config" in _script_text(rule)
     else:
@@ -49,7 +49,7 @@ def outside_values(job: Any) -> list[str]:
 
 
 @lru_cache  # asked for every job of a rule
-def _fields(template: str) -> tuple[str, ...]:
+def outside_names(template: str) -> tuple[str, ...]:
     """The fields of a command that name something other than the job's own parts."""
     try:
         parsed = list(Formatter().parse(template))

@@ -6,6 +6,7 @@ have no word for them (docs/decisions/0013-leader.md).
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 from collections.abc import Iterable
@@ -16,6 +17,9 @@ from snakemake.io import is_flagged
 from snakemake.io.fmt import fmt_iofile
 from snakemake.jobs import Job
 from snakemake.logging import format_resources, format_wildcards, logger, timestamp
+from snakemake.utils import QuotedFormatter, SequenceFormatter
+
+from byok8s.workflow.provenance import outside_names
 
 # Events of which there are some for every job; what comes with another one is written at once
 _OFTEN = frozenset({"job_info", "shellcmd", "job_finished", "progress"})
@@ -23,6 +27,7 @@ _OFTEN = frozenset({"job_info", "shellcmd", "job_finished", "progress"})
 # Of a larger run the log file gets this many lines on how far it is
 _PROGRESS_LINES = 1000
 
+_FORMATTER = SequenceFormatter(element_formatter=QuotedFormatter())
 _format_shellcmd = Job.shellcmd.fget
 _log_info = Job.log_info
 _is_pipe_or_service_input = Job.is_pipe_or_service_input
@@ -67,9 +72,29 @@ def _shellcmd(job: Any) -> Any:
     made_of = (job.attempt, job.params, job.resources)
     kept, text = job.__dict__.get("byok8s_shellcmd", ((), None))
     if not kept or not all(map(is_, kept, made_of)):
-        text = _format_shellcmd(job)
+        text = _formatted(job)
         job.byok8s_shellcmd = (made_of, text)
     return text
+
+
+def _formatted(job: Any) -> Any:
+    """The formatted command, without all names of the Snakefile where it takes none of them."""
+    if not outside_names(job.rule.shellcmd):
+        with contextlib.suppress(Exception):  # Snakemake says what is wrong
+            return _FORMATTER.format(
+                job.rule.shellcmd,
+                input=job.input,
+                output=job.output,
+                params=job.params,
+                wildcards=job._format_wildcards,
+                threads=job.threads,
+                resources=job.resources,
+                log=job.log,
+                jobid=job.jobid,
+                rule=job.rule.name,
+                bench_iteration=None,
+            )
+    return _format_shellcmd(job)
 
 
 def _log_info_briefly(job: Any, indent: bool = False, printshellcmd: bool = True) -> None:
