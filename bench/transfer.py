@@ -8,7 +8,8 @@ Bare is the least that obstore allows: put() of a path, and eight threads that e
 8 MiB into the file; nothing is verified. byok8s verifies by the CRC-32 that it has stored with the
 object, and by MD5 what another program has stored. All take turns, each transfer in a process of
 its own, of which CPU seconds and the largest resident memory are told. Files and server share the
-folder's disk; what is dirty is written before each turn.
+folder's disk; what is dirty is written before each turn, and what is to be stored is in memory, as
+what a job has just written is.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "test"))
 
 PART = 8 * 1024 * 1024
 THREADS = 8
+GETS = 3  # in each round, since they take a tenth of the time
 BARE = "obstore"
 
 
@@ -44,6 +46,7 @@ class Turn:
     seconds: float
     cpu: float
     memory: int
+    server_cpu: float = 0.0  # of a server that this program has started
 
 
 def bare_put(store: Any, key: str, path: Path) -> None:
@@ -94,6 +97,8 @@ def turn(direction: str, side: str, bucket: str, path: Path) -> None:
     store.list(chunk_size=1).collect()  # the way to the server is known
     began, cpu = time.monotonic(), time.process_time()
     way, key = WAYS[direction, side]
+    if direction == "put":
+        subprocess.run(["cat", path], check=True, stdout=subprocess.DEVNULL)
     way(store, key, path)
     took = Turn(time.monotonic() - began, time.process_time() - cpu, peak_memory())
     print(json.dumps(asdict(took)))
@@ -108,8 +113,18 @@ def peak_memory() -> int:
 def measure(direction: str, side: str, bucket: str, path: Path) -> Turn:
     os.sync()
     command = [sys.executable, __file__, "--turn", direction, side, bucket, str(path)]
+    before = server_cpu()
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    return Turn(**json.loads(done.stdout))
+    return replace(Turn(**json.loads(done.stdout)), server_cpu=server_cpu() - before)
+
+
+def server_cpu() -> float:
+    """CPU seconds of this program's child, which between two turns is the server at most."""
+    total = 0
+    for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split():
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        total += int(fields[11]) + int(fields[12])
+    return total / os.sysconf("SC_CLK_TCK")
 
 
 @contextmanager
@@ -148,14 +163,14 @@ def compare(size: int, rounds: int, folder: Path, bucket: str) -> dict[tuple[str
     make_file(original, size)
     turns: dict[tuple[str, str], list[Turn]] = {way: [] for way in WAYS}
     for number in range(rounds):
-        order = WAYS if number % 2 == 0 else reversed(WAYS)
-        for direction, side in sorted(order, key=lambda way: way[0] == "get"):
-            path = original if direction == "put" else copy
-            turns[direction, side].append(measure(direction, side, bucket, path))
-            if direction == "get":
-                if not same(original, copy):
-                    sys.exit(f"{side} made another file of it")
-                copy.unlink()
+        order = list(WAYS if number % 2 == 0 else reversed(WAYS))
+        for direction, side in [way for way in order if way[0] == "put"]:
+            turns[direction, side].append(measure(direction, side, bucket, original))
+        for direction, side in GETS * [way for way in order if way[0] == "get"]:
+            turns[direction, side].append(measure(direction, side, bucket, copy))
+            if not same(original, copy):
+                sys.exit(f"{side} made another file of it")
+            copy.unlink()
     return turns
 
 
@@ -166,17 +181,19 @@ def report(turns: dict[tuple[str, str], list[Turn]], size: int) -> None:
         f"{size / 1e9:g} GB, {os.cpu_count()} cores, {memory:.0f} GiB, Python "
         f"{platform.python_version()}; load average {load:.1f} at the end\n"
     )
-    print("| | MB/s, median | all | CPU s | resident MB | of obstore |")
+    print("| | MB/s, median | all | of obstore | CPU s: client, server, of obstore | resident MB |")
     print("| --- | --- | --- | --- | --- | --- |")
     for (direction, side), taken in turns.items():
         seconds = statistics.median(turn.seconds for turn in taken)
         bare = statistics.median(turn.seconds for turn in turns[direction, BARE])
+        bare_cpu = statistics.median(turn.cpu + turn.server_cpu for turn in turns[direction, BARE])
         rates = ", ".join(f"{size / turn.seconds / 1e6:.0f}" for turn in taken)
         cpu = statistics.median(turn.cpu for turn in taken)
+        served = statistics.median(turn.server_cpu for turn in taken)
         largest = max(turn.memory for turn in taken) / 1e6
         print(
-            f"| {direction}, {side} | {size / seconds / 1e6:.0f} | {rates} | {cpu:.1f} "
-            f"| {largest:.0f} | {bare / seconds:.0%} |"
+            f"| {direction}, {side} | {size / seconds / 1e6:.0f} | {rates} | {bare / seconds:.0%} "
+            f"| {cpu:.1f}, {served:.1f}, {bare_cpu / (cpu + served):.0%} | {largest:.0f} |"
         )
 
 
