@@ -234,20 +234,23 @@ class BatchSystem:
         if left:
             raise bundles_remain(left)
 
-    def shutdown(self, *, keep_record: bool = False, deadline: float = 10.0) -> list[str]:
+    def shutdown(
+        self, *, keep_record: bool = False, deadline: float = 10.0, idle: bool = False
+    ) -> list[str]:
         """Delete the run's pods, its Secret and, unless `keep_record`, its ConfigMap.
 
-        Takes at most about `deadline` seconds; returns the names of what remains.
+        Takes at most about `deadline` seconds; returns the names of what remains. `idle`: no pod
+        has work any more, and none needs time to end.
         """
         until = time.monotonic() + deadline
         self._stop_threads(min(2.0, deadline / 4))
         # The ConfigMap goes first: the cluster then removes the rest even if we are killed here
         remaining = self._record.delete(keep_config_map=keep_record, patience=deadline / 4)
-        remaining += self._delete_all(until)
+        remaining += self._delete_all(until, idle)
         self._watch.stop()
         return remaining
 
-    def _delete_all(self, until: float) -> list[str]:
+    def _delete_all(self, until: float, idle: bool) -> list[str]:
         """Delete every pod of the run; returns those that are left at `until`."""
         left = ["pods of the run (the API server could not be asked)"]
         asked: set[str] = set()
@@ -260,7 +263,8 @@ class BatchSystem:
                     return left
                 names = set(pods)
                 # Where nothing runs any more there is no need to wait for a busy node
-                grace = 0 if self._book.have_ended(names) else min(2, self._grace)
+                ended = idle or self._book.have_ended(names)
+                grace = 0 if ended else min(2, self._grace)
                 if grace == 0 or not asked.issuperset(names):  # one may have been in the making
                     self._call_until("DELETE", until, {"gracePeriodSeconds": grace})
                     asked |= names

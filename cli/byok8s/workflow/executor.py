@@ -289,6 +289,8 @@ class Executor(RealExecutor):
         if self._dispatcher is not None:
             self._dispatcher.stop()
             self.session.keep_durations(self._dispatcher.durations)
+        with self._lock:
+            self.session.idle = not self._jobs
         if self._own_session:
             self.session.close()
 

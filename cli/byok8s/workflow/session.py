@@ -65,6 +65,7 @@ class Session:
     max_pods: int = 1000  # at once
     share_pods: bool = True  # whether several jobs may run in one pod
     cancelled: bool = False
+    idle: bool = False  # no job runs any more, though a pod may wait for some
     in_flight: frozenset[str] = frozenset()  # ids of jobs whose pods an earlier leader has left
     sources: sources.SourceArchive = field(init=False, repr=False)
     sources_key: str = field(init=False, default="")
@@ -158,7 +159,7 @@ class Session:
         self._closed.set()
         opened, self._opened = self._opened, False
         if opened:
-            return self.batch.shutdown(deadline=deadline)
+            return self.batch.shutdown(deadline=deadline, idle=self.idle)
         if not self.lease.held:
             return []
         self.lease.stop()
