@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,11 @@ _OPTIONS = (
 )
 
 
+# What click calls their values: `queue` is another thing to Snakefiles, and so to settings
+_NAMES = {"kueue_queue": "queue"}
+PLACING = tuple(_NAMES.get(f.name, f.name) for f in fields(PlacementSettings))
+
+
 def placement_options(function: Function) -> Function:
     """A decorator with all of them."""
     for decorate in reversed(_OPTIONS):
@@ -89,8 +95,8 @@ def placement_options(function: Function) -> Function:
 def placement_settings(values: Mapping[str, Any]) -> PlacementSettings:
     """From the options' values; an empty one, as from an unset variable, counts as not given."""
     kept: dict[str, Any] = {
-        "kueue_queue" if name == "queue" else name: value
-        for name, told in values.items()
+        field.name: value
+        for field, told in zip(fields(PlacementSettings), map(values.get, PLACING), strict=True)
         if (value := tuple(filter(None, told)) if isinstance(told, tuple) else told)
         and value != Path("")
     }

@@ -8,7 +8,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from byok8s.command.placement import placement_options, placement_settings
+from byok8s.command.placement import PLACING, placement_options, placement_settings
 from byok8s.command.sections import SectionedCommand, section
 from byok8s.settings import KubeSettings, RunSettings, S3Location, S3Options
 
@@ -189,41 +189,7 @@ Examples:
     "command goes on with them.",
 )
 @click.option("--debug", is_flag=True, help="Show tracebacks and Snakemake's own log.")
-def run(
-    workflow: str,
-    params: str,
-    targets: tuple[str, ...],
-    *,
-    snakefile: Path,
-    overrides: tuple[str, ...],
-    dry_run: bool,
-    force: bool,
-    s3_bucket: str | None,
-    s3_endpoint_url: str | None,
-    s3_region: str | None,
-    s3_addressing: str | None,
-    s3_sse: str | None,
-    s3_sse_kms_key_id: str | None,
-    s3_storage_class: str | None,
-    s3_requester_pays: bool,
-    download: bool,
-    k8s_namespace: str | None,
-    context: str | None,
-    kubeconfig: Path | None,
-    image: str | None,
-    local: bool,
-    jobs: int | None,
-    bundle: bool,
-    retries: int,
-    max_disruptions: int,
-    memory_retries: int,
-    wait_limits: tuple[str, ...],
-    keep_going: bool,
-    on_exit: str,
-    debug: bool,
-    owner: str | None,
-    **placing: Any,
-) -> None:
+def run(workflow: str, params: str, targets: tuple[str, ...], **options: Any) -> None:
     """Run a Snakemake workflow in pods of a Kubernetes cluster, with its files in S3.
 
     WORKFLOW is a file that names the targets, as {"workflow_target": "alpha.txt"}, and PARAMS a
@@ -231,51 +197,50 @@ def run(
     and are looked for here and beside the Snakefile. TARGETs given here replace the file's.
     """
     from byok8s.progress import reporter
-    from byok8s.run.lookup import parse_param
     from byok8s.run.story import run_workflow
+
+    run_workflow(_settings(workflow, params, targets, options), reporter())
+
+
+def _settings(
+    workflow: str, params: str, targets: tuple[str, ...], options: dict[str, Any]
+) -> RunSettings:
+    """What the options say. An empty value, as from an unset variable, counts as not given."""
+    from byok8s.run.lookup import parse_param
     from byok8s.run.wait_limits import parse_wait_limit
 
-    if local:  # variables are set for runs on a cluster
-        image, owner = _unless_variable("image", image), _unless_variable("owner", owner)
-        placing = {name: _unless_variable(name, value) for name, value in placing.items()}
-    # An empty value, as from an unset variable in a script, counts as not given.
-    settings = RunSettings(
+    if options["local"]:  # variables are set for runs on a cluster
+        cluster_only = ("image", "owner", *PLACING)
+        options |= {name: _unless_variable(name, options[name]) for name in cluster_only}
+    take = options.pop
+    placing = {name: take(name) for name in PLACING}
+    kubeconfig, bucket = take("kubeconfig"), take("s3_bucket")
+    return RunSettings(
         workflow=workflow,
         params=params,
         targets=targets,
-        snakefile=snakefile,
-        location=S3Location.parse(s3_bucket) if s3_bucket else None,
-        endpoint_url=s3_endpoint_url or None,
-        region=s3_region or None,
+        location=S3Location.parse(bucket) if bucket else None,
+        endpoint_url=take("s3_endpoint_url") or None,
+        region=take("s3_region") or None,
         s3=S3Options(
-            s3_addressing or None,
-            s3_sse or None,
-            s3_sse_kms_key_id or None,
-            s3_storage_class or None,
-            s3_requester_pays,
+            take("s3_addressing") or None,
+            take("s3_sse") or None,
+            take("s3_sse_kms_key_id") or None,
+            take("s3_storage_class") or None,
+            take("s3_requester_pays"),
         ),
         kube=KubeSettings(
-            kubeconfig if kubeconfig != Path("") else None, context or None, k8s_namespace or None
+            kubeconfig if kubeconfig != Path("") else None,
+            take("context") or None,
+            take("k8s_namespace") or None,
         ),
-        dry_run=dry_run,
-        force=force,
-        jobs=jobs,
-        bundle=bundle,
-        image=image or None,
-        retries=retries,
-        max_disruptions=max_disruptions,
-        memory_retries=memory_retries,
-        wait_limits=dict(parse_wait_limit(text) for text in wait_limits),
-        keep_going=keep_going,
-        on_exit=on_exit,
-        overrides=dict(parse_param(text) for text in overrides),
-        download=download,
-        owner=owner or None,
+        image=take("image") or None,
+        owner=take("owner") or None,
+        wait_limits=dict(parse_wait_limit(text) for text in take("wait_limits")),
+        overrides=dict(parse_param(text) for text in take("overrides")),
         placement=placement_settings(placing),
-        local=local,
-        debug=debug,
+        **options,  # the rest are fields of the same names
     )
-    run_workflow(settings, reporter())
 
 
 def _unless_variable(name: str, value: Any) -> Any:

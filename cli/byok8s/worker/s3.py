@@ -100,9 +100,8 @@ def open_store(
     """
     from obstore.store import S3Store
 
-    environment = os.environ.get
-    endpoint = endpoint_url or environment("AWS_ENDPOINT_URL_S3") or environment("AWS_ENDPOINT_URL")
-    region = region or environment("AWS_REGION") or environment("AWS_DEFAULT_REGION")
+    endpoint = endpoint_url or _variable("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+    region = region or _variable("AWS_REGION", "AWS_DEFAULT_REGION")
     config: Any = {"region": region or "us-east-1", **(options or {})}
     client: Any = {
         "timeout": timedelta(minutes=30),  # of a whole request; obstore's own is 30 s
@@ -112,29 +111,30 @@ def open_store(
         "connect_timeout": timedelta(seconds=2.5),
     }
     if endpoint:
-        endpoint = endpoint.rstrip("/") if "://" in endpoint else f"https://{endpoint.rstrip('/')}"
+        endpoint = (endpoint if "://" in endpoint else f"https://{endpoint}").rstrip("/")
         client["allow_http"] = endpoint.startswith("http://")
         # under this name, since the environment's AWS_ENDPOINT_URL_S3 outdoes "endpoint"
         config["aws_endpoint_url_s3"] = endpoint if path_style else _with_bucket(endpoint, bucket)
     config["virtual_hosted_style_request"] = not path_style
     config["disable_bulk_delete"] = True  # not every server knows DeleteObjects
-    ca_file = ca_file or environment("AWS_CA_BUNDLE")
+    ca_file = ca_file or _variable("AWS_CA_BUNDLE")
     if ca_file and not (endpoint or "").startswith("http://"):
         client["root_certificate"] = Path(ca_file).read_bytes()
     if unsigned:
         config["skip_signature"] = True
     elif credentials is None:
         credentials = _default_credentials(credentials_file)
+    retrying: Any = {
+        "max_retries": retries,
+        "retry_timeout": timedelta(minutes=3),
+        "backoff": _BACKOFF,
+    }
     with sentences("open", bucket):  # of half a pair of keys, for one
         return S3Store(
             bucket,
             config=config,
             client_options=client,
-            retry_config={
-                "max_retries": retries,
-                "retry_timeout": timedelta(minutes=3),
-                "backoff": cast("Any", _BACKOFF),
-            },
+            retry_config=retrying,
             credential_provider=None if unsigned else cast("Any", credentials),
         )
 
@@ -168,6 +168,11 @@ def _default_credentials(path: str | os.PathLike[str] | None) -> CredentialSourc
     default = Path(os.environ.get("AWS_SHARED_CREDENTIALS_FILE") or "~/.aws/credentials")
     path = default.expanduser()
     return FileCredentials(path) if path.is_file() else None
+
+
+def _variable(*names: str) -> str | None:
+    """The first of these variables that is set."""
+    return next((value for name in names if (value := os.environ.get(name))), None)
 
 
 def _with_bucket(endpoint: str, bucket: str) -> str:

@@ -42,8 +42,7 @@ TICK_SECONDS = 0.2
 LONG_SECONDS = 2.0
 # What a pod is given ahead, so that it need not wait for the leader
 AHEAD_SECONDS = 1.0
-# Work that is worth one more pod
-POD_SECONDS = 2.0
+POD_SECONDS = 2.0  # of work that is worth one more pod
 UNKNOWN_SECONDS = 1.0
 MOST_UNKNOWN = 32  # jobs of unknown duration that a pod starts with
 RAMP = 8  # pods at first for a rule nothing is known of, on a cluster of unknown size
