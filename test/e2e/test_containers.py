@@ -143,7 +143,7 @@ FAILURES = """
 def test_failures_are_told_apart(project: Project, images: Images) -> None:
     text = FAILURES.replace("PAUSE", PAUSE_REF)
     project.write({"Snakefile": snakefile(images, text)})
-    done = project.run("--keep-going", "--wait-limit", "image-absent=2s")
+    done = project.run("--keep-going", "--wait-limit", "image-absent=2s", "--memory-retries=0")
     assert done.code == 1, done.text
     for says in (
         "the command exited with code 7",

@@ -29,7 +29,9 @@ with Interrupts("removing all", lambda: "Two pods remain.") as interrupts:
 
 
 def run(*signals: int) -> subprocess.CompletedProcess[str]:
-    arguments = [sys.executable, "-c", PROGRAM, *map(str, map(int, signals))]
+    # the tests may run under nohup, of which the program must know nothing
+    program = f"import signal; signal.signal(signal.SIGHUP, signal.SIG_DFL)\n{PROGRAM}"
+    arguments = [sys.executable, "-c", program, *map(str, map(int, signals))]
     return subprocess.run(arguments, check=False, capture_output=True, text=True, timeout=30)
 
 

@@ -160,7 +160,7 @@ def test_cpu_time_and_memory_of_the_command_are_measured(store: Store, tmp_path:
     code = "b = bytearray(50_000_000); n = sum(range(3_000_000))"
     result = worker.run_snakemake(spec(store, tmp_path, code))
     assert 0.01 < result.cpu_seconds < 30
-    assert 50_000_000 < result.peak_memory < 500_000_000
+    assert result.peak_memory > 50_000_000
 
 
 def test_a_command_that_is_late_is_ended_with_its_children(tmp_path: Path) -> None:
