@@ -36,15 +36,13 @@ def strangers(client: KubeClient, namespace: str) -> bool:
     return bool(client.get("/api/v1/pods", fieldSelector=",".join(fields), limit=1)["items"])
 
 
-class Strangers:
-    """Looks every three seconds for pods of others; `seen` when there were some."""
+class Lookout:
+    """Calls `look` every so many seconds while its body runs."""
 
-    def __init__(self, client: KubeClient, namespace: str) -> None:
-        self.seen = False
-        self._client = client
-        self._namespace = namespace
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._thread = threading.Thread(target=self._run, daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -54,7 +52,23 @@ class Strangers:
         self._stop.set()
         self._thread.join()
 
-    def _look(self) -> None:
-        while not self._stop.wait(_SECONDS):
-            with suppress(ApiError):
-                self.seen = self.seen or strangers(self._client, self._namespace)
+    def _run(self) -> None:
+        while not self._stop.wait(self._seconds):
+            self.look()
+
+    def look(self) -> None:
+        raise NotImplementedError
+
+
+class Strangers(Lookout):
+    """Looks every three seconds for pods of others; `seen` when there were some."""
+
+    def __init__(self, client: KubeClient, namespace: str) -> None:
+        super().__init__(_SECONDS)
+        self.seen = False
+        self._client = client
+        self._namespace = namespace
+
+    def look(self) -> None:
+        with suppress(ApiError):
+            self.seen = self.seen or strangers(self._client, self._namespace)

@@ -27,6 +27,7 @@ from typing import Any
 from byok8s.batch import BatchSystem, KubeClient, PodRequest, RunIdentity
 from byok8s.batch.pods import manifest
 from byok8s.settings import KubeSettings
+from quiet import Lookout
 from rig import NAMESPACE, Rig
 
 BARE_CONNECTIONS = 16
@@ -103,28 +104,18 @@ def _empty(client: KubeClient) -> None:
         time.sleep(1)
 
 
-class Onlooker:
+class Onlooker(Lookout):
     """Counts the pods that live in the namespace, every few seconds."""
 
     def __init__(self, client: KubeClient) -> None:
+        super().__init__(SAMPLE_SECONDS)
         self._client = client
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._look, daemon=True)
         self.counts: list[int] = []
 
-    def __enter__(self) -> Onlooker:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _look(self) -> None:
-        while not self._stop.wait(SAMPLE_SECONDS):
-            # from the API server's cache: asking etcd would disturb what is measured
-            answer = self._client.get(PODS, fieldSelector=LIVE, resourceVersion=0)
-            self.counts.append(len(answer["items"]))
+    def look(self) -> None:
+        # from the API server's cache: asking etcd would disturb what is measured
+        answer = self._client.get(PODS, fieldSelector=LIVE, resourceVersion=0)
+        self.counts.append(len(answer["items"]))
 
 
 # --- the clients, each in its own process

@@ -8,9 +8,15 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from byok8s.command.options import (
+    bucket_option,
+    cluster_options,
+    endpoint_option,
+    kube_settings,
+)
 from byok8s.command.placement import PLACING, placement_options, placement_settings
 from byok8s.command.sections import SectionedCommand, section
-from byok8s.settings import KubeSettings, RunSettings, S3Location, S3Options
+from byok8s.settings import RunSettings, S3Location, S3Options
 
 _EXAMPLES = """\
 Examples:
@@ -47,20 +53,9 @@ Examples:
 @click.option("--dry-run", "-n", is_flag=True, help="Check everything, show the jobs, run none.")
 @click.option("--force", "-f", is_flag=True, help="Run every rule again.")
 @section("Where the files are")
-@click.option(
-    "--s3-bucket",
-    "-b",
-    metavar="BUCKET[/PREFIX]",
-    envvar="BYOK8S_S3_BUCKET",
-    show_envvar=True,
-    help="The bucket that holds all files; it must exist. s3://BUCKET/PREFIX is fine too.",
-)
-@click.option(
-    "--s3-endpoint-url",
-    metavar="URL",
-    envvar=["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"],
-    show_envvar=True,
-    help="An S3 server other than AWS. Default: the AWS config file's, or the server of the "
+@bucket_option("The bucket that holds all files; it must exist. s3://BUCKET/PREFIX is fine too.")
+@endpoint_option(
+    "An S3 server other than AWS. Default: the AWS config file's, or the server of the "
     "byok8s cluster.",
 )
 @click.option(
@@ -107,19 +102,7 @@ Examples:
 )
 @click.option("--download", is_flag=True, help="At the end, copy the targets from the bucket here.")
 @section("Which cluster")
-@click.option(
-    "--k8s-namespace",
-    "-k",
-    metavar="NAME",
-    help="Where the pods run. Default: the context's namespace, else 'default'.",
-)
-@click.option("--context", metavar="NAME", help="Default: the kubeconfig's current context.")
-@click.option(
-    "--kubeconfig",
-    metavar="FILE",
-    type=click.Path(path_type=Path),
-    help="Default: as kubectl, KUBECONFIG or ~/.kube/config.",
-)
+@cluster_options("Where the pods run.")
 @click.option(
     "--image",
     metavar="REF",
@@ -214,7 +197,7 @@ def _settings(
         options |= {name: _unless_variable(name, options[name]) for name in cluster_only}
     take = options.pop
     placing = {name: take(name) for name in PLACING}
-    kubeconfig, bucket = take("kubeconfig"), take("s3_bucket")
+    bucket = take("s3_bucket")
     return RunSettings(
         workflow=workflow,
         params=params,
@@ -229,11 +212,7 @@ def _settings(
             take("s3_storage_class") or None,
             take("s3_requester_pays"),
         ),
-        kube=KubeSettings(
-            kubeconfig if kubeconfig != Path("") else None,
-            take("context") or None,
-            take("k8s_namespace") or None,
-        ),
+        kube=kube_settings(take("k8s_namespace"), take("context"), take("kubeconfig")),
         image=take("image") or None,
         owner=take("owner") or None,
         wait_limits=dict(parse_wait_limit(text) for text in take("wait_limits")),

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from byok8s.command.group import debug_option
+from byok8s.command.options import (
+    bucket_option,
+    cluster_options,
+    endpoint_option,
+    kube_settings,
+)
 from byok8s.exceptions import SettingsError
-from byok8s.settings import KubeSettings, S3Location
+from byok8s.settings import S3Location
 
 if TYPE_CHECKING:
     from byok8s.batch.runs import Run
@@ -19,33 +24,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def _where(command: F) -> F:
-    """The options that say which cluster and namespace."""
-    for decorate in (
-        debug_option,
-        click.option(
-            "--kubeconfig",
-            metavar="FILE",
-            type=click.Path(path_type=Path),
-            help="Default: as kubectl, KUBECONFIG or ~/.kube/config.",
-        ),
-        click.option(
-            "--context", metavar="NAME", help="Default: the kubeconfig's current context."
-        ),
-        click.option(
-            "--k8s-namespace",
-            "-k",
-            metavar="NAME",
-            help="Default: the context's namespace, else 'default'.",
-        ),
-    ):
-        command = decorate(command)
-    return command
-
-
-def _kube(k8s_namespace: str | None, context: str | None, kubeconfig: Path | None) -> KubeSettings:
-    # An empty value, as from an unset variable in a script, counts as not given.
-    file = kubeconfig if kubeconfig != Path("") else None
-    return KubeSettings(file, context or None, k8s_namespace or None)
+    """The options that say which cluster and namespace, and --debug."""
+    return cluster_options("")(debug_option(command))
 
 
 @click.command()
@@ -60,7 +40,7 @@ def runs(all_namespaces: bool, **where: Any) -> None:
     from byok8s.run import runs as core
     from byok8s.run.tables import print_runs
 
-    client = core.open_cluster(_kube(**where))
+    client = core.open_cluster(kube_settings(**where))
     found = core.list_runs(client, everywhere=all_namespaces)
     if found:
         print_runs(found, everywhere=all_namespaces)
@@ -80,28 +60,15 @@ def status(run: str | None, **where: Any) -> None:
     from byok8s.run import runs as core
     from byok8s.run.tables import print_status
 
-    print_status(core.pick(core.open_cluster(_kube(**where)), run))
+    print_status(core.pick(core.open_cluster(kube_settings(**where)), run))
 
 
 @click.command()
 @click.argument("run")
 @click.argument("what", metavar="[RULE|JOB]", required=False)
 @click.option("--follow", "-f", is_flag=True, help="Go on with what pods write, until the end.")
-@click.option(
-    "--s3-bucket",
-    "-b",
-    metavar="BUCKET[/PREFIX]",
-    envvar="BYOK8S_S3_BUCKET",
-    show_envvar=True,
-    help="Where the logs of a run that has ended are kept.",
-)
-@click.option(
-    "--s3-endpoint-url",
-    metavar="URL",
-    envvar=["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"],
-    show_envvar=True,
-    help="With --s3-bucket, an S3 server other than AWS.",
-)
+@bucket_option("Where the logs of a run that has ended are kept.")
+@endpoint_option("With --s3-bucket, an S3 server other than AWS.")
 @_where
 def logs(
     run: str,
@@ -120,7 +87,7 @@ def logs(
     from byok8s.run.runs import open_cluster
 
     location = S3Location.parse(s3_bucket) if s3_bucket else None
-    found = Logs(open_cluster(_kube(**where)), run, what, location, s3_endpoint_url or None)
+    found = Logs(open_cluster(kube_settings(**where)), run, what, location, s3_endpoint_url or None)
     if follow:
         found.follow()
     else:
@@ -138,7 +105,7 @@ def cancel(run: str, **where: Any) -> None:
     """
     from byok8s.run import runs as core
 
-    click.echo(core.cancel(core.open_cluster(_kube(**where)), run))
+    click.echo(core.cancel(core.open_cluster(kube_settings(**where)), run))
 
 
 @click.command()
@@ -173,7 +140,7 @@ def clean(
     if force and run is None:
         raise SettingsError("--force is for one RUN, by its name.")
     age = core.parse_age(older_than) if older_than is not None else None
-    client = core.open_cluster(_kube(**where))
+    client = core.open_cluster(kube_settings(**where))
     found = core.cleanable(client, run, age, force=force)
     if not found:
         click.echo(f"There is nothing to remove in namespace '{client.namespace}'.")

@@ -6,9 +6,9 @@ import json
 import os
 import re
 import signal
+import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from byok8s.worker import lean
@@ -19,7 +19,7 @@ from byok8s.worker.job import (
     load_job,
     load_text,
     open_pod,
-    rule_log_tail,
+    result_of,
     unpack_sources,
 )
 from byok8s.worker.process import Ran, end, execute
@@ -70,16 +70,9 @@ def run_snakemake(spec: JobSpec) -> Result:
     began = time.monotonic()
     folder = Path(spec.workdir)
     ran = _execute([sys.executable, *spec.argv], folder, variables)
-    return Result(
-        exit_code=ran.exit_code,
-        command_exit=command_exit(ran.tail) if ran.exit_code else None,
-        seconds=round(time.monotonic() - began, 3),
-        cpu_seconds=ran.cpu_seconds,
-        peak_memory=ran.peak_memory,
-        out_of_memory=ran.out_of_memory and ran.exit_code != 0,
-        tail=(rule_log_tail(spec, folder) or ran.tail) if ran.exit_code else "",
-        stored=read_stored(stored),
-    )
+    code = command_exit(ran.tail) if ran.exit_code else None
+    seconds = time.monotonic() - began
+    return result_of(ran, spec, folder, seconds, command_exit=code, stored=read_stored(stored))
 
 
 def command_exit(output: str) -> int | None:
@@ -106,17 +99,11 @@ def _run_command(command: Command, folder: Path) -> Ran:
 
 
 def _execute(arguments: list[str], folder: Path, variables: dict[str, str]) -> Ran:
-    return execute(
-        arguments,
-        folder,
-        variables,
-        LOG,
-        began=lambda process: _on_sigterm(lambda: end(process, signal.SIGTERM)),
-    )
+    return execute(arguments, folder, variables, LOG, began=_pass_sigterm_on)
 
 
-def _on_sigterm(action: Callable[[], None]) -> None:
-    signal.signal(signal.SIGTERM, lambda *_: action())
+def _pass_sigterm_on(process: subprocess.Popen[bytes]) -> None:
+    signal.signal(signal.SIGTERM, lambda *_: end(process, signal.SIGTERM))
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ class Active:
 
 
 class Bundle:
-    """One pod's jobs. `_changed` guards everything but the log, which has a lock of its own."""
+    """One pod's jobs. `_changed` guards all but the log and the archives, with their own locks."""
 
     def __init__(self, transfers: Transfers, spec: BundleSpec, root: Path = Path()) -> None:
         self._transfers = transfers
@@ -75,6 +75,7 @@ class Bundle:
         self._results: dict[str, dict[str, Any]] = {}
         self._changed = threading.Condition()
         self._log = threading.Lock()
+        self._fetching = threading.Lock()
         self._mails = 0  # read so far
         self._number = 0
         self._stopped = False
@@ -252,7 +253,7 @@ class Bundle:
         return sum(1 for active in self._active.values() if active.began is not None)
 
     def _archive(self, key: str, sha256: str) -> bytes:
-        with self._log:
+        with self._fetching:
             if key not in self._archives:
                 self._archives[key] = fetch_sources(self._store, key, sha256)
             return self._archives[key]

@@ -11,7 +11,7 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
-from byok8s.worker.process import TAIL_LINES
+from byok8s.worker.process import TAIL_LINES, Ran
 from byok8s.worker.s3 import open_bucket
 from byok8s.worker.spec import (
     CREDENTIALS_FILE,
@@ -117,6 +117,29 @@ def rule_log_tail(spec: JobSpec, folder: Path) -> str:
                     file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
                     parts.append(file.read().decode(errors="replace"))
     return "\n".join(parts)
+
+
+def result_of(
+    ran: Ran,
+    spec: JobSpec,
+    folder: Path,
+    seconds: float,
+    *,
+    command_exit: int | None,
+    stored: list[tuple[str, int, float, str]],
+) -> Result:
+    """The result of a job whose command ran in `folder`."""
+    failed = ran.exit_code != 0
+    return Result(
+        exit_code=ran.exit_code,
+        command_exit=command_exit,
+        seconds=round(seconds, 3),
+        cpu_seconds=ran.cpu_seconds,
+        peak_memory=ran.peak_memory,
+        out_of_memory=ran.out_of_memory and failed,
+        tail=(rule_log_tail(spec, folder) or ran.tail) if failed else "",
+        stored=stored,
+    )
 
 
 def shorten(result: Result) -> None:

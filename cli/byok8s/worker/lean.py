@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from byok8s.worker.job import rule_log_tail
+from byok8s.worker.job import result_of, rule_log_tail
 from byok8s.worker.process import Ran, say
 from byok8s.worker.s3 import TransferError
 from byok8s.worker.spec import STAGING_FAILED, Command, File, JobSpec, Result
@@ -42,7 +42,6 @@ def run(
     """
     folder = root / spec.workdir
     began = time.monotonic()
-    ran = Ran(STAGING_FAILED, "")
     try:
         prepare(command, folder, transfers)
         ran = run_command(command, folder)
@@ -50,16 +49,9 @@ def run(
     except (TransferError, OSError) as error:
         tell(f"{error}\n".encode())
         return Result(STAGING_FAILED, error=str(error), tail=rule_log_tail(spec, folder))
-    return Result(
-        exit_code=ran.exit_code,
-        command_exit=None if ran.untold else ran.exit_code or None,
-        seconds=round(time.monotonic() - began, 3),
-        cpu_seconds=ran.cpu_seconds,
-        peak_memory=ran.peak_memory,
-        out_of_memory=ran.out_of_memory and ran.exit_code != 0,
-        tail=(rule_log_tail(spec, folder) or ran.tail) if ran.exit_code else "",
-        stored=stored,
-    )
+    command_exit = None if ran.untold else ran.exit_code or None
+    seconds = time.monotonic() - began
+    return result_of(ran, spec, folder, seconds, command_exit=command_exit, stored=stored)
 
 
 def prepare(command: Command, folder: Path, transfers: Transfers) -> None:

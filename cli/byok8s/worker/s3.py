@@ -100,8 +100,8 @@ def open_store(
     """
     from obstore.store import S3Store
 
-    endpoint = endpoint_url or _variable("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
-    region = region or _variable("AWS_REGION", "AWS_DEFAULT_REGION")
+    endpoint = endpoint_url or first_variable("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+    region = region or first_variable("AWS_REGION", "AWS_DEFAULT_REGION")
     config: Any = {"region": region or "us-east-1", **(options or {})}
     client: Any = {
         "timeout": timedelta(minutes=30),  # of a whole request; obstore's own is 30 s
@@ -117,7 +117,7 @@ def open_store(
         config["aws_endpoint_url_s3"] = endpoint if path_style else _with_bucket(endpoint, bucket)
     config["virtual_hosted_style_request"] = not path_style
     config["disable_bulk_delete"] = True  # not every server knows DeleteObjects
-    ca_file = ca_file or _variable("AWS_CA_BUNDLE")
+    ca_file = ca_file or first_variable("AWS_CA_BUNDLE")
     if ca_file and not (endpoint or "").startswith("http://"):
         client["root_certificate"] = Path(ca_file).read_bytes()
     if unsigned:
@@ -170,7 +170,7 @@ def _default_credentials(path: str | os.PathLike[str] | None) -> CredentialSourc
     return FileCredentials(path) if path.is_file() else None
 
 
-def _variable(*names: str) -> str | None:
+def first_variable(*names: str) -> str | None:
     """The first of these variables that is set."""
     return next((value for name in names if (value := os.environ.get(name))), None)
 

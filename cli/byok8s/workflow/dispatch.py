@@ -199,9 +199,7 @@ class Dispatcher:
         task = pod.tasks.pop(id)
         pod.started.pop(id, None)
         result = Result.of(told)
-        if (
-            result.out_of_memory
-        ):  # by itself its pod tells of what limit, and only its own use counts
+        if result.out_of_memory:  # alone, only its own use counts, and its pod tells the limit
             task.troubles = TROUBLES
             self._enqueue(task, first=True)
             return
@@ -222,7 +220,6 @@ class Dispatcher:
             pod.stuck = False
             follow(self._batch, pod.id, self._inbox.put, self._stopping)
         elif update.state == "running":
-            pod.running = True
             pod.stuck = False
         elif update.state == "waiting":
             pod.stuck = update.cause == "unschedulable"
@@ -255,8 +252,7 @@ class Dispatcher:
 
     def _pump(self) -> None:
         now = time.monotonic()
-        while self._alone and self._room() > 0:
-            self._issue(self._alone.popleft())
+        self._issue_alone()
         for key, queue in self._queues.items():
             self._set_long_ones_apart(queue)
             for pod in self._open_pods(key, now):
@@ -269,15 +265,19 @@ class Dispatcher:
     def _room(self) -> int:
         return self._limit - len(self._pods) - len(self._single)
 
+    def _issue_alone(self) -> None:
+        while self._alone and self._room() > 0:
+            self._issue(self._alone.popleft())
+
     def _set_long_ones_apart(self, queue: deque[Task]) -> None:
-        long = [t for t in queue if (self.durations.expected(t.rule) or 0.0) >= LONG_SECONDS]
-        if long:
-            self._alone.extend(long)
-            kept = [task for task in queue if task not in set(long)]
+        expected = self.durations.expected
+        slow = {rule for rule in {t.rule for t in queue} if (expected(rule) or 0) >= LONG_SECONDS}
+        if slow:
+            self._alone.extend(task for task in queue if task.rule in slow)
+            kept = [task for task in queue if task.rule not in slow]
             queue.clear()
             queue.extend(kept)
-            while self._alone and self._room() > 0:
-                self._issue(self._alone.popleft())
+            self._issue_alone()
 
     def _open_pods(self, key: Any, now: float) -> list[BundlePod]:
         """Pods that take more, those with the least to do first."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from byok8s.exceptions import SettingsError
 from byok8s.settings import WORKER_IMAGE, KubeSettings, S3Location
+from byok8s.worker.s3 import first_variable
 from byok8s.workflow.events import JobFailure, JobName
 from byok8s.workflow.session import Session
 
@@ -63,8 +63,8 @@ def plain_session(settings: ExecutorSettings | None, workflow: Any) -> Session:
     prefix = workflow.storage_settings.default_storage_prefix
     if not prefix:
         raise SettingsError("Name the bucket with --default-storage-prefix s3://BUCKET/PREFIX.")
-    endpoint = _variable("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
-    region = _variable("AWS_REGION", "AWS_DEFAULT_REGION")
+    endpoint = first_variable("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+    region = first_variable("AWS_REGION", "AWS_DEFAULT_REGION")
     s3 = find_server(S3Location.parse(prefix or ""), endpoint, region)
     account = find_account()
     bucket = WorkflowBucket.of(s3, account, Path.cwd())
@@ -91,8 +91,3 @@ def plain_session(settings: ExecutorSettings | None, workflow: Any) -> Session:
         leader=bucket.leader,
         max_pods=workflow.resource_settings.nodes or 1000,
     )
-
-
-def _variable(*names: str) -> str | None:
-    """The first of these variables that is set."""
-    return next((value for name in names if (value := os.environ.get(name))), None)

@@ -64,7 +64,6 @@ class BundlePod:
     made: float
     mail: str  # key prefix
     mails: int = 0
-    running: bool = False
     heard: bool = False  # its log can be read: it can be told more
     closing: bool = False
     stuck: bool = False  # no node has room
