@@ -115,8 +115,7 @@ def test_case_15_after_kill_9_the_same_command_adopts_what_runs(
     assert done.code == 0, done.text
     assert f"Going on with {refusal[1]}, which lost its leader" in done.out
     assert sorted(ready.get("sum.txt").split()) == ["brief", "late", "long"]
-    ran = Counter(key.split("/")[1] for key in ready.user_keys() if key.startswith("count/"))
-    assert ran == {"brief": 1, "long": 1, "late": 1, "sum": 1}
+    assert times_run(ready) == {"brief": 1, "long": 1, "late": 1, "sum": 1}
     assert objects_left(cluster) == []
     # what was adopted is recorded like what was issued
     ready.write({"Snakefile": SNAKEFILE.format(bucket=ready.bucket).replace("; sleep", " ; sleep")})
@@ -137,4 +136,66 @@ def test_an_interrupted_run_may_leave_its_pods_and_clean_removes_them(
     assert pods(cluster)["work-name-long"] == "Running"
     done = ready.byok8s(*command[1].split())
     assert done.code == 0, done.text
+    assert objects_left(cluster) == []
+
+
+SHARED = """
+NAMES = [f"n{{i}}" for i in range(8)] + ["slow"]
+rule all:
+    input: "sum.txt"
+rule work:
+    output: "out/{{name}}.txt"
+    params: seconds=lambda wildcards: 9 if wildcards.name == "slow" else 1.2
+    shell: "python3 count.py {bucket} {{wildcards.name}}; sleep {{params.seconds}}; "
+        "echo {{wildcards.name}} | tee {{output}}"
+rule sum:
+    input: expand("out/{{name}}.txt", name=NAMES)
+    output: "sum.txt"
+    shell: "python3 count.py {bucket} sum; cat {{input}} > {{output}}"
+"""
+
+
+def times_run(project: Project) -> Counter[str]:
+    return Counter(key.split("/")[1] for key in project.user_keys() if key.startswith("count/"))
+
+
+def test_case_15_jobs_that_share_a_pod_are_adopted_too(project: Project, cluster: Any) -> None:
+    project.write({"Snakefile": SHARED.format(bucket=project.bucket), "count.py": COUNT})
+    for _ in range(2):
+        leader = start(project)
+        known = sum(times_run(project).values())
+        until(lambda known=known: sum(times_run(project).values()) >= known + 2)
+        leader.kill()
+        leader.communicate(timeout=30)
+    done = project.run()
+    assert done.code == 0, done.text
+    assert len(project.get("sum.txt").split()) == 9
+    names = [f"n{i}" for i in range(8)] + ["slow", "sum"]
+    assert times_run(project) == dict.fromkeys(names, 1), done.text
+    assert objects_left(cluster) == []
+    again = project.run("--dry-run")
+    assert "Nothing to be done" in again.text, again.text
+
+
+RETRIED = """
+rule work:
+    output: "out.txt"
+    retries: 2
+    resources: bundle=0, mem_mb=lambda wildcards, attempt: 200 * attempt
+    shell: "python3 count.py {bucket} work-{{resources.mem_mb}}; "
+        "if [ {{resources.mem_mb}} = 200 ]; then exit 3; fi; sleep 8; "
+        "echo {{resources.mem_mb}} | tee {{output}}"
+"""
+
+
+def test_case_15_a_retried_job_is_adopted_with_its_attempt(project: Project, cluster: Any) -> None:
+    project.write({"Snakefile": RETRIED.format(bucket=project.bucket), "count.py": COUNT})
+    leader = start(project)
+    until(lambda: times_run(project)["work-400"] == 1)
+    leader.kill()
+    leader.communicate(timeout=30)
+    done = project.run()
+    assert done.code == 0, done.text
+    assert project.get("out.txt") == "400\n"
+    assert times_run(project) == {"work-200": 1, "work-400": 1}, done.text
     assert objects_left(cluster) == []

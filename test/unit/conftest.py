@@ -13,6 +13,8 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
+from byok8s.batch import KubeClient
+from support.fakeapi import Api, kubeconfig, serve
 
 
 @pytest.fixture(autouse=True)
@@ -104,3 +106,15 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty working directory."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def api() -> Iterator[Api]:
+    """A Kubernetes API whose answers a test sets."""
+    with serve() as api:
+        yield api
+
+
+@pytest.fixture
+def client(api: Api, tmp_path: Path) -> KubeClient:
+    return KubeClient.load(kubeconfig(tmp_path / "config", api.url))

@@ -15,6 +15,7 @@ from byok8s.worker.spec import NEWS, BundleJob, BundleSpec, Command, JobSpec, Re
 from byok8s.workflow.dispatch import TROUBLES, Dispatcher
 from byok8s.workflow.durations import Durations
 from byok8s.workflow.events import JobName
+from byok8s.workflow.inherited import Left, Stock
 from byok8s.workflow.tasks import Outcome, Task
 from support.memory import MemoryBucket
 
@@ -43,6 +44,8 @@ class Batch:
     def __init__(self, places: int | None = 2) -> None:
         self.issued: list[PodRequest] = []
         self.deleted: list[str] = []
+        self.adopted: list[str] = []
+        self.vanished: set[str] = set()
         self.queue: SimpleQueue[Update] = SimpleQueue()
         self.logs: dict[str, Log] = {}
         self.refuses: ApiError | None = None
@@ -50,6 +53,10 @@ class Batch:
 
     def issue(self, request: PodRequest, still_there: object = None) -> None:
         self.issued.append(request)
+
+    def adopt(self, id: str) -> bool:
+        self.adopted.append(id)
+        return id not in self.vanished
 
     def delete(self, id: str) -> None:
         self.deleted.append(id)
@@ -80,8 +87,10 @@ class Run:
         self.waiting: list[str] = []
         self.broken: list[Exception] = []
         objects = self.bucket.objects
+        stock = options.pop("stock", Stock())
         session = SimpleNamespace(
             batch=batch,
+            stock=stock,
             objects=objects,
             run_key=lambda path: f"run/{path}",
             result_key=lambda id, attempt: f"results/{id}",
@@ -382,3 +391,103 @@ def test_durations_are_learnt_and_kept() -> None:
     assert kept.expected("a") == pytest.approx(1.2)
     assert Durations('{"a": "x"}').expected("a") is None
     assert Durations("[1]").expected("a") is None
+
+
+# --- what a dead leader has left
+
+
+def heir(heard: int = 0, batch: Batch | None = None, **jobs: Left) -> tuple[Run, PodRequest]:
+    """A dispatcher that takes over one bundle, and that bundle."""
+    stock = Stock(
+        shared=jobs, bundles=["bundle-0"], mails={"bundle-0": 3}, heard={"bundle-0": heard}
+    )
+    return started(stock=stock, batch=batch), PodRequest("bundle-0", "", ())
+
+
+def test_a_dead_leaders_bundle_is_adopted_with_its_jobs() -> None:
+    run, pod = heir(a=Left("bundle-0", ""), b=Left("bundle-0", "", running=True))
+    assert run.batch.adopted == ["bundle-0"]
+    run.submit("ab")
+    until(lambda: run.started == ["b"])
+    run.update(pod, "running")
+    until(lambda: "bundle-0" in run.batch.logs)
+    run.finish(pod, "ba")
+    until(lambda: len(run.ended) == 2)
+    assert all(outcome.success for outcome in run.ended.values())
+    assert not run.batch.issued
+    # it takes more, as any other
+    run.submit("c")
+    until(lambda: run.mail(pod, 4) == {"c"})
+    assert not run.batch.issued
+    run.dispatcher.stop()
+
+
+def test_what_a_dead_leaders_bundle_has_done_is_not_done_again() -> None:
+    result = json.loads(Result(0, seconds=0.5).dumps())
+    run, _ = heir(a=Left("bundle-0", "", result=result), b=Left("bundle-0", "other", result=result))
+    run.submit("ab")
+    until(run.bundles)
+    assert set(run.ended) == {"a"} and run.ended["a"].success
+    assert run.jobs_of(run.bundles()[0]) == {"b"}
+    run.dispatcher.stop()
+
+
+def test_news_that_the_dead_leader_heard_are_not_told_again() -> None:
+    run, pod = heir(2, a=Left("bundle-0", ""))
+    run.submit("a")
+    run.update(pod, "placed")
+    until(lambda: "bundle-0" in run.batch.logs)
+    # it had come back, and was sent again
+    for news in ({"started": "b"}, {"returned": ["a"]}, {"started": "a"}):
+        run.tell(pod, **news)
+    until(lambda: run.started == ["a"])
+    assert not run.batch.issued
+    run.dispatcher.stop()
+
+
+def test_other_work_of_a_dead_leaders_bundle_is_ended_first() -> None:
+    run, pod = heir(a=Left("bundle-0", "old"), b=Left("bundle-0", ""))
+    run.submit("ab")
+    until(lambda: run.batch.deleted == ["bundle-0"])
+    time.sleep(0.3)
+    assert not run.batch.issued
+    run.update(pod, "failed", cause="deleted", disruption=True, started=1.0)
+    until(lambda: {id for pod in run.bundles() for id in run.jobs_of(pod)} == {"a", "b"})
+    assert not run.ended
+    run.dispatcher.stop()
+
+
+def test_a_bundle_that_is_gone_by_now_leaves_its_jobs_to_others() -> None:
+    batch = Batch()
+    batch.vanished.add("bundle-0")
+    run, _ = heir(batch=batch, a=Left("bundle-0", ""))
+    run.submit("a")
+    until(run.bundles)
+    assert run.jobs_of(run.bundles()[0]) == {"a"}
+    run.dispatcher.stop()
+
+
+def test_the_attempt_of_a_dead_leaders_pod_is_the_one_that_is_asked_for() -> None:
+    run = started(stock=Stock(alone={"a": Left("", "", attempt=3)}), share=False)
+    run.submit("ab")
+    until(lambda: len(run.batch.issued) == 2)
+    assert {request.id: request.attempt for request in run.batch.issued} == {"a": 3, "b": 1}
+    run.dispatcher.stop()
+
+
+def test_after_a_break_a_log_is_told_from_where_it_was(run: Run) -> None:
+    run.submit("ab")
+    until(run.bundles)
+    pod = run.bundles()[0]
+    run.place(pod)
+    first, second = sorted(run.jobs_of(pod)) if len(run.jobs_of(pod)) == 2 else ("a", "")
+    run.finish(pod, first)
+    until(lambda: first in run.ended)
+    log = run.batch.logs.pop(pod.id)
+    log.lines.put(None)  # the connection breaks
+    until(lambda: pod.id in run.batch.logs)
+    run.finish(pod, first)
+    if second:
+        run.finish(pod, second)
+        until(lambda: second in run.ended)
+    assert run.started == [name for name in (first, second) if name]

@@ -12,6 +12,7 @@ from byok8s.batch.lease import Leader
 from byok8s.exceptions import ClusterError, Interrupted, WorkflowFailed
 from byok8s.run.leading import Leading, removal, run_name
 from byok8s.settings import S3Location
+from byok8s.workflow.inherited import Left, Stock
 
 LEADER = Leader("token", "ada", "mars", 7, 0.0, 100.0)
 REMOVAL = "byok8s clean flow-1 --context=lab --k8s-namespace=me"
@@ -24,7 +25,7 @@ class FakeSession:
         self.client = SimpleNamespace(context="lab", namespace="me", server_time=lambda: 160.0)
         self.run = RunIdentity("flow-1", "ada")
         self.lease = SimpleNamespace(before=None, uid="uid", on_lost=None, on_cancel=None)
-        self.in_flight: frozenset[str] = frozenset()
+        self.stock = Stock()
         self.refusal: Exception | None = None
         self.jobs = running, waiting
         self.remaining = list(remains)
@@ -159,7 +160,7 @@ def test_who_loses_the_run_touches_nothing() -> None:
 def test_a_run_that_goes_on_says_so() -> None:
     session = FakeSession()
     session.lease.before = LEADER
-    session.in_flight = frozenset({"a", "b"})
+    session.stock.alone |= {"a": Left("", "x"), "b": Left("", "x")}
     _, _, listener = leading(session)
     assert listener.told == [
         "Going on with flow-1, which lost its leader (ada on mars (process 7)) 1 m 00 s ago; "

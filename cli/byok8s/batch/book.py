@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from queue import SimpleQueue
 
 from byok8s.batch.ends import Cause, End, Pod, Update, end_of, is_running, started_at
 from byok8s.batch.pods import PodRequest, pod_name
-from byok8s.batch.strays import Strays
+from byok8s.batch.strays import Strays, is_bundle
 from byok8s.batch.waits import Limits, Wait, left_over, stuck_of, terminating, wait_of
 
 # Limits of a known wait beside those of what is told later: a back-off says less than the error
@@ -75,16 +75,30 @@ class Book:
             self._observe(job, stray, gone=False)
             return None
 
+    def adopt(self, job_id: str) -> bool:
+        """Enter a pod of an earlier leader as it is; False when there is none."""
+        with self.changed:
+            stray = self.strays.take(job_id)
+            if stray is None:
+                return False
+            name, bundle = stray["metadata"]["name"], is_bundle(stray)
+            request = PodRequest(job_id, image="", command=(), job=job_id, bundle=bundle)
+            job = Job(request, name, time.monotonic())
+            self._jobs[job_id] = self._pods[name] = job
+            self.acknowledge(job)
+            self._observe(job, stray, gone=False)
+            return True
+
     def acknowledge(self, job: Job) -> None:
         with self.changed:
             job.acknowledged = time.monotonic()
             if self._pods.get(job.pod) is job and not job.ended:  # it may be over by now
                 self._live.add(job.pod)
 
-    def bundles(self) -> set[str]:
-        """Pods of an earlier leader that run several jobs."""
+    def bundles(self, but: Collection[str]) -> set[str]:
+        """Pods of an earlier leader that run several jobs, other than those with the ids `but`."""
         with self.changed:
-            return self.strays.bundles()
+            return self.strays.bundles(but)
 
     def in_the_way(self, job: Job) -> set[str]:
         """Pods of an earlier leader that have to go before the job's own is made."""

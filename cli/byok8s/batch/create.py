@@ -115,7 +115,7 @@ class Creators:
         True: some are left, and the job comes back to the queue when they are gone.
         """
         for name in self._book.in_the_way(job):
-            self._delete(name, PATIENCE_SECONDS)
+            self.delete_pod(name, PATIENCE_SECONDS)
         return self._book.hold(job)
 
     @contextlib.contextmanager
@@ -187,9 +187,10 @@ class Creators:
 
     def delete(self, job: Job, *, patience: float = 30.0) -> None:
         """Delete a job's pod; one that is gone already is no error. Raises ApiError."""
-        self._delete(job.pod, patience)
+        self.delete_pod(job.pod, patience)
 
-    def _delete(self, name: str, patience: float) -> None:
+    def delete_pod(self, name: str, patience: float = 30.0) -> None:
+        """Delete a pod by its name; one that is gone already is no error. Raises ApiError."""
         try:
             self._client.call("DELETE", f"{self._path}/{name}", patience=patience)
         except ApiError as error:

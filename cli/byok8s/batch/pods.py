@@ -23,6 +23,7 @@ ID = "byok8s.io/id"  # an annotation: may be longer than a label
 OUR_PREFIX = "byok8s.io/"  # of labels and annotations
 OUR_LABELS = {"app.kubernetes.io/name": "byok8s", "app.kubernetes.io/managed-by": "byok8s"}
 FINGERPRINT = "byok8s.io/fingerprint"  # an annotation: what the pod does
+NOTE = "byok8s.io/note"  # an annotation: what its leader wants a later one to know
 CONTAINER = "job"
 STAGING = "staging"
 LOG_CONTAINER = "kubectl.kubernetes.io/default-container"  # an annotation, which kubectl reads too
@@ -81,9 +82,9 @@ class PodRequest:
     limit; without `limit_memory` the memory is requested and not limited; `deadline_seconds`
     from the pod's start, None for seven days. `placement` says where it may run and what else
     it gets there. `fingerprint` is a text that is equal for equal work: a restarted leader adopts
-    a pod of the same attempt where it is, and by default where all of the request is. With
-    `staging` the image may be anybody's: it is read-only, but for the working folder, /tmp and
-    /var/tmp.
+    a pod of the same attempt where it is, and by default where all of the request is. `note` is
+    kept with the pod, for that leader to read. With `staging` the image may be anybody's: it is
+    read-only, but for the working folder, /tmp and /var/tmp.
     """
 
     id: str
@@ -100,6 +101,7 @@ class PodRequest:
     deadline_seconds: int | None = None
     placement: Placement = ANYWHERE
     fingerprint: str = ""
+    note: str = ""
     staging: Staging | None = None
     bundle: bool = False  # the pod runs several jobs; `id` and `job` are its own
 
@@ -108,7 +110,7 @@ def fingerprint(request: PodRequest) -> str:
     """The request's own fingerprint, or one of all its fields."""
     if request.fingerprint:
         return request.fingerprint
-    fields = json.dumps(asdict(request), sort_keys=True, default=str)
+    fields = json.dumps(asdict(replace(request, note="")), sort_keys=True, default=str)
     return hashlib.sha256(fields.encode()).hexdigest()[:16]
 
 
@@ -169,6 +171,7 @@ def manifest(
                 ID: request.id,
                 FINGERPRINT: fingerprint(request),
                 LOG_CONTAINER: log_container(request),
+                **({NOTE: request.note} if request.note else {}),
                 "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
                 "karpenter.sh/do-not-disrupt": "true",
             },
@@ -296,6 +299,15 @@ def _resources(request: PodRequest) -> dict[str, Any]:
     if request.disk_mb is not None:
         requests["ephemeral-storage"] = limits["ephemeral-storage"] = f"{request.disk_mb}M"
     return {"requests": requests, "limits": limits} if limits else {"requests": requests}
+
+
+def variable(pod: Mapping[str, Any], name: str) -> str | None:
+    """The value of a variable of a pod's job, as it was requested."""
+    for container in pod["spec"]["containers"]:
+        for entry in container.get("env") or ():
+            if container["name"] == CONTAINER and entry["name"] == name:
+                return str(entry.get("value", "")).replace("$$", "$")
+    return None
 
 
 def _literal(text: str) -> str:

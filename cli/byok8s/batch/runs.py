@@ -10,9 +10,8 @@ from typing import Any
 from byok8s.batch.client import ApiError, KubeClient
 from byok8s.batch.ends import Pod, end_of, epoch, is_running, started_at
 from byok8s.batch.lease import CANCEL, STARTED, Leader, started_epoch
-from byok8s.batch.pods import ATTEMPT, BUNDLE, CONTAINER, ID, JOB, LOG_CONTAINER, OWNER, RULE, RUN
+from byok8s.batch.pods import ATTEMPT, CONTAINER, ID, JOB, LOG_CONTAINER, OWNER, RULE, RUN
 from byok8s.batch.record import remove
-from byok8s.batch.strays import Strays, bundles_remain
 from byok8s.batch.waits import wait_of
 
 OURS = "app.kubernetes.io/managed-by=byok8s"
@@ -96,27 +95,10 @@ def find_run(client: KubeClient, name: str) -> Run | None:
     return next(iter(_runs(client, base, f"{OURS},{RUN}={name}")), None)
 
 
-def take_stock(client: KubeClient, run: str, deadline: float = 60.0) -> frozenset[str]:
-    """The ids of jobs of which a dead leader has left pods; its bundles are ended.
-
-    Raises ClusterError when these do not end within `deadline` seconds, and ApiError.
-    """
-    path, until = f"/api/v1/namespaces/{client.namespace}/pods", time.monotonic() + deadline
-    asked: set[str] = set()
-    while True:
-        strays = Strays()
-        for pod in _all(client, path, f"{RUN}={run}"):
-            strays.put(pod)
-        bundles = strays.bundles()
-        if not bundles:
-            return frozenset(strays.ids())
-        if time.monotonic() >= until:
-            raise bundles_remain(bundles)
-        if not asked >= bundles:
-            # what they do is known to their leader alone, and must not be done twice at a time
-            client.delete(path, {}, labelSelector=f"{RUN}={run},{BUNDLE}")
-            asked |= bundles
-        time.sleep(LOOK_AGAIN_SECONDS)
+def left_pods(client: KubeClient, run: str) -> list[Pod]:
+    """The pods of a run, as its leader has left them; raises ApiError."""
+    path = f"/api/v1/namespaces/{client.namespace}/pods"
+    return list(_all(client, path, f"{RUN}={run}"))
 
 
 def ask_to_stop(client: KubeClient, run: str, who: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from byok8s.batch.ends import Pod, end_of
 from byok8s.batch.pods import BUNDLE, FINGERPRINT, ID, PodRequest, fingerprint
 from byok8s.exceptions import ClusterError
@@ -23,7 +25,7 @@ class Strays:
     def put(self, pod: Pod) -> None:
         name = pod["metadata"]["name"]
         self._pods[name] = pod
-        self._by_id.setdefault(_id(pod), set()).add(name)
+        self._by_id.setdefault(job_of(pod), set()).add(name)
 
     def gone(self, name: str) -> None:
         """The pod is no longer there; what it did before it went may still count."""
@@ -63,25 +65,29 @@ class Strays:
             self._drop(name)
         elif name in self._pods:
             pod = self._pods[name]
-            metadata = {**pod["metadata"], "annotations": {ID: _id(pod)}}
+            metadata = {**pod["metadata"], "annotations": {ID: job_of(pod)}}
             self._pods[name] = {**pod, "metadata": metadata}
 
     def in_the_way(self, request: PodRequest) -> set[str]:
         """Pods that write, or may write, the same files as the job would."""
         return self._by_id.get(request.id, set()) - self._gone
 
-    def bundles(self) -> set[str]:
-        """Pods of several jobs, none of which can be claimed."""
-        return {name for name in self.names() if _is_bundle(self._pods[name])}
+    def take(self, id: str) -> Pod | None:
+        """The pod of a job as it is, whatever it does; it is no stray any more."""
+        for name in self._by_id.get(id, set()) - self._gone:
+            pod = self._pods[name]
+            self._drop(name)
+            return pod
+        return None
 
-    def ids(self) -> set[str]:
-        """The jobs that have pods of their own here."""
-        bundles = {_id(pod) for pod in self._pods.values() if _is_bundle(pod)}
-        return self._by_id.keys() - bundles - {""}
+    def bundles(self, but: Collection[str] = ()) -> set[str]:
+        """Pods of several jobs, other than those with the ids `but`."""
+        pods = ((name, self._pods[name]) for name in self.names())
+        return {name for name, pod in pods if is_bundle(pod) and job_of(pod) not in but}
 
     def _is_good(self, name: str) -> bool:
         pod = self._pods[name]
-        if _is_bundle(pod):
+        if is_bundle(pod):
             return False
         end = end_of(pod)
         return end.cause is None if end else "deletionTimestamp" not in pod["metadata"]
@@ -100,10 +106,10 @@ class Strays:
     def _drop(self, name: str) -> None:
         pod = self._pods.pop(name)
         self._gone.discard(name)
-        names = self._by_id[_id(pod)]
+        names = self._by_id[job_of(pod)]
         names.discard(name)
         if not names:
-            del self._by_id[_id(pod)]
+            del self._by_id[job_of(pod)]
 
 
 def bundles_remain(names: set[str]) -> ClusterError:
@@ -114,9 +120,11 @@ def bundles_remain(names: set[str]) -> ClusterError:
     )
 
 
-def _is_bundle(pod: Pod) -> bool:
+def is_bundle(pod: Pod) -> bool:
+    """Whether a pod runs several jobs."""
     return BUNDLE in (pod["metadata"].get("labels") or {})
 
 
-def _id(pod: Pod) -> str:
+def job_of(pod: Pod) -> str:
+    """The id of the job that a pod was made for; a bundle's own."""
     return str((pod["metadata"].get("annotations") or {}).get(ID, ""))

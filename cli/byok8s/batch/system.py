@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from queue import Empty
 from typing import Any
@@ -17,14 +17,7 @@ from byok8s.batch.ends import Pod, Update
 from byok8s.batch.lease import Lease
 from byok8s.batch.nodes import Nodes
 from byok8s.batch.pace import TokenBucket
-from byok8s.batch.pods import (
-    BUNDLE,
-    SECRET_MOUNT,
-    PodRequest,
-    RunIdentity,
-    log_container,
-    manifest,
-)
+from byok8s.batch.pods import SECRET_MOUNT, PodRequest, RunIdentity, log_container, manifest
 from byok8s.batch.record import RunRecord
 from byok8s.batch.steward import Steward
 from byok8s.batch.strays import bundles_remain
@@ -96,19 +89,20 @@ class BatchSystem:
         self._book.on_room = self._creators.unpark
         self._book.on_free = self._creators.put
 
-    def start(self) -> None:
+    def start(self, adopting: Collection[str] = ()) -> None:
         """Make the run's ConfigMap and Secret and begin to watch.
 
         Takes over what a dead leader of the same run has left: `issue` adopts pods that do what
-        it asks for and replaces others; bundles are deleted here. Raises RunIsLed when the run's
-        leader lives, ClusterError when a bundle does not end, and ApiError.
+        it asks for and replaces others. Of pods that run several jobs those with the ids
+        `adopting` wait for `adopt`; the others are deleted here. Raises RunIsLed when the run's
+        leader lives, ClusterError when a pod that was deleted does not end, and ApiError.
         """
         # the first pod is compared with the nodes; by then the answer is there
         threading.Thread(target=self._nodes.refresh, name="byok8s-nodes", daemon=True).start()
         self._record.create(self._secret_files)
         self._book.strays.owner = self._lease.uid
         self._watch.start()
-        self._delete_bundles()
+        self._delete_bundles(adopting)
         self._creators.start()
         self._steward.start()
 
@@ -125,6 +119,13 @@ class BatchSystem:
         job = self._book.add(request)
         if job is not None:
             self._creators.put(job)
+
+    def adopt(self, job_id: str) -> bool:
+        """Take over a pod that an earlier leader has left, as it is, whatever it does.
+
+        What becomes of it comes as updates. False when there is none.
+        """
+        return self._book.adopt(job_id)
 
     def updates(self, timeout: float | None = None) -> Update | None:
         """The next news, waiting for it `timeout` seconds (None: as long as it takes)."""
@@ -221,16 +222,13 @@ class BatchSystem:
         self._steward.stop()
         self._creators.stop(timeout)
 
-    def _delete_bundles(self) -> None:
-        """A bundle's jobs are known to its leader alone: what they do must not be done twice."""
-        if not self._book.bundles():
-            return
-        selector = f"{self._run.selector},{BUNDLE}"
-        body = {"gracePeriodSeconds": self._grace}
-        self._client.call("DELETE", self._pods, query={"labelSelector": selector}, body=body)
+    def _delete_bundles(self, but: Collection[str]) -> None:
+        """What the jobs of a bundle do, which nobody knows, must not be done twice at a time."""
+        for name in self._book.bundles(but):
+            self._creators.delete_pod(name)
         with self._book.changed:
-            self._book.changed.wait_for(lambda: not self._book.bundles(), BUNDLES_SECONDS)
-            left = self._book.bundles()
+            self._book.changed.wait_for(lambda: not self._book.bundles(but), BUNDLES_SECONDS)
+            left = self._book.bundles(but)
         if left:
             raise bundles_remain(left)
 

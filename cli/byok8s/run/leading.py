@@ -74,7 +74,7 @@ class Leading:
             return
         how = "was left" if before.released else "lost its leader"
         ago = elapsed(max(0.0, session.client.server_time() - before.renewed))
-        count = len(session.in_flight)
+        count = len(session.stock.ids())
         pods = f"; {count} job{'s' * (count != 1)} of it still {_has(count)} a pod" if count else ""
         self._listener.note(
             f"Going on with {session.run.name}, which {how} ({before}) {ago} ago{pods}"

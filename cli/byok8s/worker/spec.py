@@ -138,12 +138,17 @@ class Result:
 
 @dataclass(frozen=True)
 class BundleJob:
-    """A job of a bundle. `seconds`: its time limit; `name` marks its lines in the pod's log."""
+    """A job of a bundle. `seconds`: its time limit; `name` marks its lines in the pod's log.
+
+    `fingerprint` and `note` are for a later leader to read, should this one die.
+    """
 
     id: str
     name: str
     spec: JobSpec
     seconds: int | None = None
+    fingerprint: str = ""
+    note: str = ""
 
     @classmethod
     def of(cls, fields: dict[str, Any]) -> BundleJob:

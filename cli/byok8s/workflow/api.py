@@ -183,7 +183,7 @@ def _replace_persistence(workflow: Any, parts: Parts) -> None:
     from byok8s.workflow.persistence import BucketPersistence, LocalPersistence
 
     prepare = workflow._prepare_dag
-    in_flight = parts.session.in_flight if parts.session else frozenset()
+    in_flight = parts.session.stock.ids() if parts.session else frozenset()
 
     def prepare_dag(*args: Any, **kwargs: Any) -> None:
         prepare(*args, **kwargs)

@@ -7,7 +7,6 @@ All state belongs to one thread, which reads events from an inbox.
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import secrets
@@ -15,14 +14,15 @@ import threading
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, replace
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from byok8s.exceptions import Byok8sError
-from byok8s.worker.spec import BUNDLE_VARIABLE, JOB_VARIABLE, BundleSpec, Result
+from byok8s.worker.spec import Result
 from byok8s.workflow.durations import Durations
 from byok8s.workflow.follow import Deaf, Heard, News, follow
+from byok8s.workflow.inherited import Inheritance
+from byok8s.workflow.issuer import LONG_SECONDS, Issuer
 from byok8s.workflow.tasks import (
     BUSY_SECONDS,
     BundlePod,
@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from byok8s.workflow.session import Session
 
 TICK_SECONDS = 0.2
-# A pod costs one to two seconds of a node; what takes as long gets one of its own.
-LONG_SECONDS = 2.0
 # What a pod is given ahead, so that it need not wait for the leader
 AHEAD_SECONDS = 1.0
 POD_SECONDS = 2.0  # of work that is worth one more pod
@@ -48,8 +46,6 @@ MOST_UNKNOWN = 32  # jobs of unknown duration that a pod starts with
 RAMP = 8  # pods at first for a rule nothing is known of, on a cluster of unknown size
 STEAL_SECONDS = 1.0  # a pod that has not begun by then, while others have nothing to do
 TROUBLES = 2  # lost bundles after which a job gets a pod of its own
-# Longest value of an environment variable is 128 KiB (MAX_ARG_STRLEN, execve(2))
-_LONGEST_SPEC = 100_000
 _log = logging.getLogger(__name__)
 
 
@@ -75,6 +71,7 @@ class Dispatcher:
     ) -> None:
         self._session = session
         self._batch = session.batch
+        self._issuer = Issuer(session)
         self._limit = limit
         self._share = share
         self.durations = durations
@@ -88,16 +85,20 @@ class Dispatcher:
         self._alone: deque[Task] = deque()
         self._single: dict[str, Task] = {}  # that have pods of their own
         self._pods: dict[str, BundlePod] = {}
-        self._attempts: dict[str, int] = {}
+        self._attempts = {id: left.attempt - 1 for id, left in session.stock.alone.items()}
         self._token = secrets.token_hex(2)  # another leader of this run has other bundles
         self._bundles = 0
         self._deaf = False  # logs cannot be read here
+        self._stock = session.stock
+        self._inheritance = Inheritance(session.stock.shared)
         self._threads = [
-            threading.Thread(target=target, name=f"byok8s-{name}", daemon=True)
-            for name, target in (("dispatch", self._loop), ("updates", self._forward))
+            threading.Thread(target=loop, name="byok8s-dispatch", daemon=True)
+            for loop in (self._loop, self._forward)
         ]
 
     def start(self) -> None:
+        for id in self._stock.bundles:
+            self._adopt(id)
         for thread in self._threads:
             thread.start()
 
@@ -115,9 +116,18 @@ class Dispatcher:
     def withdraw(self) -> list[Task]:
         """Forget the tasks that no pod has yet, and return them; from a callback only."""
         dropped = [*self._alone, *(task for queue in self._queues.values() for task in queue)]
+        dropped += self._inheritance.withdraw()
         self._alone.clear()
         self._queues.clear()
         return dropped
+
+    def _adopt(self, id: str) -> None:
+        """Go on with a bundle of a dead leader."""
+        mail, sent = self._issuer.mail(id), self._stock.mails[id]
+        self._pods[id] = BundlePod(id, None, {}, time.monotonic(), mail, sent)
+        if not self._batch.adopt(id):
+            del self._pods[id]
+            self._inheritance.over(id, {})
 
     # --- the loop
 
@@ -143,7 +153,8 @@ class Dispatcher:
         if event is None:
             return
         if isinstance(event, Task):
-            self._enqueue(event)
+            if not self._claim(event):
+                self._enqueue(event)
         elif isinstance(event, News):
             self._on_news(event)
         elif isinstance(event, Heard):
@@ -155,6 +166,23 @@ class Dispatcher:
             self._on_bundle(self._pods[event.id], event)
         elif event.id in self._single:
             self._on_single(self._single[event.id], event)
+
+    def _claim(self, task: Task) -> bool:
+        """Whether a bundle of a dead leader has the task, or what it has must be ended first."""
+        left = self._inheritance.claim(task)
+        if left is None:
+            return False
+        if left.result is not None:
+            self._end(task, Outcome(Result.of(left.result)))
+        elif not left.serves:
+            self._batch.delete(left.pod)  # its end comes as an update
+        else:
+            pod = self._pods[left.pod]
+            pod.key, pod.tasks[task.id] = sharing_key(task.request), task
+            if left.running:
+                pod.started[task.id] = time.monotonic()
+                self._on_started(task)
+        return True
 
     def _enqueue(self, task: Task, *, first: bool = False) -> None:
         alone = not (self._share and task.sharable) or task.troubles >= TROUBLES
@@ -175,16 +203,15 @@ class Dispatcher:
             self._on_waiting(task, update.message, update.cause == "unschedulable")
         elif update.state in ("succeeded", "failed"):
             del self._single[task.id]
-            result = read_result(self._session.report(update.result))
-            if result is not None and update.state == "succeeded":
-                self.durations.learn(task.rule, result.seconds)
-            self._on_ended(task, Outcome(result, update))
+            self._end(task, Outcome(read_result(self._session.report(update.result)), update))
 
     def _on_news(self, event: News) -> None:
         pod = self._pods.get(event.pod)
         if pod is None:
             return
         news = event.fields
+        for freed in self._inheritance.hear(pod.id, news):
+            self._enqueue(freed, first=True)
         if task := pod.tasks.get(news.get("started", "")):
             pod.started[task.id] = time.monotonic()
             self._on_started(task)
@@ -203,9 +230,12 @@ class Dispatcher:
             task.troubles = TROUBLES
             self._enqueue(task, first=True)
             return
-        if result.exit_code == 0:
-            self.durations.learn(task.rule, result.seconds)
-        self._on_ended(task, Outcome(result))
+        self._end(task, Outcome(result))
+
+    def _end(self, task: Task, outcome: Outcome) -> None:
+        if outcome.success and outcome.result is not None:
+            self.durations.learn(task.rule, outcome.result.seconds)
+        self._on_ended(task, outcome)
 
     def _take_back(self, pod: BundlePod, id: str) -> None:
         """A pod gives a job back that has waited behind others for long."""
@@ -216,11 +246,12 @@ class Dispatcher:
             self._enqueue(task, first=True)
 
     def _on_bundle(self, pod: BundlePod, update: Update) -> None:
-        if update.state == "placed":
+        if update.state in ("placed", "running"):
             pod.stuck = False
-            follow(self._batch, pod.id, self._inbox.put, self._stopping)
-        elif update.state == "running":
-            pod.stuck = False
+            if not pod.followed:
+                pod.followed = True
+                heard = self._stock.heard.get(pod.id, 0)
+                follow(self._batch, pod.id, self._inbox.put, self._stopping, heard)
         elif update.state == "waiting":
             pod.stuck = update.cause == "unschedulable"
             for task in pod.tasks.values():
@@ -233,9 +264,12 @@ class Dispatcher:
 
         Only where the pod never ran, for a cause that another one would meet too, its jobs fail.
         """
-        for id, told in read_report(self._session.report(update.result)).items():
+        report = read_report(self._session.report(update.result))
+        for id, told in report.items():
             if id in pod.tasks:
                 self._finish(pod, id, told)
+        for task in self._inheritance.over(pod.id, report):
+            self._enqueue(task, first=True)
         del self._pods[pod.id]
         never_ran = update.state == "failed" and update.started is None and not update.disruption
         for task in reversed(pod.tasks.values()):
@@ -307,9 +341,8 @@ class Dispatcher:
             load += self._work(taken[-1:])
         pod.mails += 1
         pod.tasks.update((task.id, task) for task in taken)
-        text = json.dumps([asdict(task.in_bundle()) for task in taken])
         try:
-            self._session.objects.put_bytes(f"{pod.mail}{pod.mails}", text.encode())
+            self._issuer.send(pod, taken)
         except Byok8sError as error:  # what it did not get comes back when it ends
             _log.debug("mail to %s: %s", pod.id, error)
             pod.closing = True
@@ -348,47 +381,14 @@ class Dispatcher:
                 break
         self._bundles += 1
         id = f"bundle-{self._token}-{self._bundles}"
-        mail = self._session.run_key(f"bundles/{id}/")
-        request = taken[0].request
-        spec = BundleSpec(
-            mail=mail,
-            result_key=self._session.result_key(id, 1),
-            jobs=tuple(task.in_bundle() for task in taken),
-            ahead=0 if request.disk_mb else 1,  # two jobs' files need twice the disk
-            linger=0.0 if self._deaf else 5.0,
-            patience=LONG_SECONDS,
-        )
         tasks = {task.id: task for task in taken}
-        self._pods[id] = BundlePod(id, key, tasks, time.monotonic(), mail)
-        variables = {BUNDLE_VARIABLE: self._keep(id, spec.dumps())}
-        self._batch.issue(
-            replace(
-                request,
-                id=id,
-                attempt=1,
-                job=id,
-                bundle=True,
-                fingerprint="",
-                deadline_seconds=None,
-                env={**request.env, **variables},
-            )
-        )
+        self._pods[id] = BundlePod(id, key, tasks, time.monotonic(), self._issuer.mail(id))
+        self._issuer.issue_bundle(id, taken, linger=0.0 if self._deaf else 5.0)
 
     def _issue(self, task: Task) -> None:
-        """Give a task a pod of its own."""
-        attempt = self._attempts[task.id] = self._attempts.get(task.id, 0) + 1
+        self._attempts[task.id] = self._attempts.get(task.id, 0) + 1
         self._single[task.id] = task
-        request, staging = task.request, task.request.staging
-        variables = {JOB_VARIABLE: self._keep(f"{task.id}-{attempt}", task.spec.dumps())}
-        if staging:
-            request = replace(request, staging=replace(staging, env={**staging.env, **variables}))
-        else:
-            request = replace(request, env={**request.env, **variables})
-        self._batch.issue(replace(request, attempt=attempt), task.still_there)
-
-    def _keep(self, name: str, text: str) -> str:
-        """A specification as a variable's value, which must not be too long."""
-        return text if len(text) <= _LONGEST_SPEC else f"key:{self._session.keep_spec(name, text)}"
+        self._issuer.issue(task, self._attempts[task.id])
 
     def _steal(self, now: float) -> None:
         """Where pods have nothing to do, give them what waits in one that no node has room for."""

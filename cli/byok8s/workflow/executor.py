@@ -154,6 +154,21 @@ class Executor(RealExecutor):
         self._dispatcher.submit(task)
 
     def _task(self, job: Any) -> Task:
+        """What is to be done for a job; where a dead leader's pod does it, as that one saw it."""
+        left = self.session.stock.of(job_id(job))
+        if left is None or job.attempt > 1:
+            return self._new_task(job)
+        if left.note:  # its resources may depend on how often it was tried
+            self._retries.recall(job_id(job), left.note)
+            job.attempt = self._retries.tries(job_id(job))
+        task = self._new_task(job)
+        if task.request.fingerprint != left.fingerprint and left.note:
+            self._retries.recall(job_id(job), "")
+            job.attempt = 1
+            task = self._new_task(job)
+        return task
+
+    def _new_task(self, job: Any) -> Task:
         from byok8s.batch.pods import WORK
 
         name, id, session = job_name(job), job_id(job), self.session
@@ -176,9 +191,11 @@ class Executor(RealExecutor):
             rule_logs=() if job.is_group() else tuple(map(str, job.log)),
         )
         request = self._request(job, id, name)
+        # before it has grown: that is no other work
         request = replace(request, fingerprint=fingerprint(job, command, request, leader))
+        request = self._retries.grown(request)
         sharable = command is not None and not image and job.resources.get("bundle", 1) != 0
-        sharable = sharable and id not in session.in_flight  # its pod is adopted, or replaced
+        sharable = sharable and id not in session.stock.alone  # its pod is adopted, or replaced
         return Task(
             name,
             in_image(request, image) if image else request,
@@ -193,7 +210,7 @@ class Executor(RealExecutor):
         session, resources = self.session, job.resources
         memory = _whole(resources.get("mem_mb"))
         runtime = _whole(resources.get("runtime"))
-        request = PodRequest(
+        return PodRequest(
             id=id,
             rule=name.rule,
             job=str(name),
@@ -207,7 +224,6 @@ class Executor(RealExecutor):
             deadline_seconds=None if runtime is None else runtime * 60,
             placement=placement_of(job, session.placement),
         )
-        return self._retries.grown(request)
 
     def _ended(self, task: Task, outcome: Outcome) -> None:
         with self._lock:

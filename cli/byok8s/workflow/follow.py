@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import threading
 import time
@@ -43,24 +42,25 @@ class Deaf:
 
 
 def follow(
-    batch: BatchSystem, pod: str, tell: Callable[[Any], None], stop: threading.Event
+    batch: BatchSystem, pod: str, tell: Callable[[Any], None], stop: threading.Event, skip: int = 0
 ) -> None:
-    """Tell a bundle's news, in a thread of its own, until its log ends."""
-    arguments = (batch, pod, tell, stop)
+    """Tell a bundle's news but for the first `skip`, in a thread of its own, until its log ends."""
+    arguments = (batch, pod, tell, stop, skip)
     threading.Thread(target=_follow, args=arguments, name=f"byok8s-{pod}", daemon=True).start()
 
 
 def _follow(
-    batch: BatchSystem, pod: str, tell: Callable[[Any], None], stop: threading.Event
+    batch: BatchSystem, pod: str, tell: Callable[[Any], None], stop: threading.Event, skip: int
 ) -> None:
     from byok8s.batch import ApiError
 
     refusals = 0
+    news = _Unheard(pod, skip)
     while not stop.wait(_AGAIN_SECONDS):
         try:
             with batch.follow(pod, silence=_SILENCE_SECONDS) as lines:
                 tell(Heard(pod))
-                if _pass_on(lines, pod, tell):
+                if news.pass_on(lines, tell):
                     return
         except ApiError as error:
             if error.status == 404:
@@ -74,14 +74,31 @@ def _follow(
             time.sleep(min(5.0, 0.1 * 2**refusals))
 
 
-def _pass_on(lines: Any, pod: str, tell: Callable[[Any], None]) -> bool:
-    """Whether the bundle told of its own end."""
-    for line in lines:
-        if not line.startswith(NEWS):
-            continue
-        with contextlib.suppress(ValueError):  # a line that was cut
-            fields = json.loads(line.removeprefix(NEWS))
-            tell(News(pod, fields))
+class _Unheard:
+    """A log is read from its first line again after a break; each piece of news is told once.
+
+    A job may go back and forth between a pod and its leader, so that old news would be taken for
+    new ones.
+    """
+
+    def __init__(self, pod: str, heard: int) -> None:
+        self._pod = pod
+        self._heard = heard
+
+    def pass_on(self, lines: Any, tell: Callable[[Any], None]) -> bool:
+        """Whether the bundle told of its own end."""
+        number = 0
+        for line in lines:
+            if not line.startswith(NEWS):
+                continue
+            try:
+                fields = json.loads(line.removeprefix(NEWS))
+            except ValueError:  # the rest of the line was cut off; it comes again
+                continue
+            number += 1
+            if number > self._heard:
+                self._heard = number
+                tell(News(self._pod, fields))
             if "closing" in fields:
                 return True
-    return False
+        return False

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 from byok8s.batch import Cause, Decision, History, PodRequest, RetryPolicy, Update
 from byok8s.workflow.tasks import Outcome, Task
@@ -36,11 +37,31 @@ class Retries:
         return decision
 
     def grown(self, request: PodRequest) -> PodRequest:
-        """A job's request with no less memory than the job has grown to."""
+        """A job's request with no less memory than the job has grown to, and a note of its past."""
+        request = replace(request, note=self._note(request.id))
         least = self._memory_mb.get(request.id, 0)
         if request.memory_mb is None or request.memory_mb >= least:
             return request
         return replace(request, memory_mb=least)
+
+    def _note(self, id: str) -> str:
+        """What a later leader has to know of a job's tries; "" of a first one."""
+        if id not in self._histories:
+            return ""
+        past = {**asdict(self._histories[id]), "memory_mb": self._memory_mb.get(id)}
+        return json.dumps({name: value for name, value in past.items() if value})
+
+    def tries(self, id: str) -> int:
+        """Which try of a job comes next in Snakemake's count, which is that of its own failures."""
+        return 1 + self._histories[id].failures
+
+    def recall(self, id: str, note: str) -> None:
+        """Go on from where the leader was that left the note with a job's pod."""
+        past: dict[str, int] = json.loads(note or "{}")
+        memory = past.pop("memory_mb", None)
+        self._histories[id] = History(**past)
+        if memory is not None:
+            self._memory_mb[id] = memory
 
 
 def _as_update(task: Task, outcome: Outcome) -> Update:

@@ -27,6 +27,7 @@ from byok8s.worker.transfer import ObjectMeta
 from byok8s.workflow import sources
 from byok8s.workflow.durations import Durations
 from byok8s.workflow.events import Listener
+from byok8s.workflow.inherited import Stock, take_stock
 from byok8s.workflow.lead import knows, split_query
 from byok8s.workflow.resources import rehearse_rules
 
@@ -66,7 +67,7 @@ class Session:
     share_pods: bool = True  # whether several jobs may run in one pod
     cancelled: bool = False
     idle: bool = False  # no job runs any more, though a pod may wait for some
-    in_flight: frozenset[str] = frozenset()  # ids of jobs whose pods an earlier leader has left
+    stock: Stock = field(default_factory=Stock)  # what an earlier leader has left
     sources: sources.SourceArchive = field(init=False, repr=False)
     sources_key: str = field(init=False, default="")
     batch: BatchSystem = field(init=False, repr=False)
@@ -135,7 +136,7 @@ class Session:
         self.on_open()
         with ThreadPoolExecutor(1, "byok8s-sources") as pool:
             uploaded = pool.submit(self._upload_sources, workflow)
-            self.batch.start()
+            self.batch.start(adopting=self.stock.bundles)
             uploaded.result()
         threading.Thread(
             target=self._refresh_credentials, args=(files,), name="byok8s-keys", daemon=True
@@ -144,13 +145,13 @@ class Session:
     def take_over(self) -> None:
         """Become the run's leader, and learn of the pods that a dead one has left.
 
-        Raises RunIsLed, ClusterError when a bundle of that one does not end, and ApiError.
+        Raises RunIsLed, StorageError and ApiError.
         """
-        from byok8s.batch.runs import take_stock
-
         self.lease.acquire()
         if self.lease.before is not None:
-            self.in_flight = take_stock(self.client, self.run.name)
+            self.stock = take_stock(
+                self.client, self.run.name, self.objects, self.run_key("bundles/")
+            )
 
     def close(self, deadline: float = 10.0) -> list[str]:
         """Remove what the run made in the cluster; returns the names of what remains."""

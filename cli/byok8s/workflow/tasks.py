@@ -37,7 +37,9 @@ class Task:
 
     def in_bundle(self) -> BundleJob:
         """The job as a bundle gets it."""
-        return BundleJob(self.id, str(self.name), self.spec, self.request.deadline_seconds)
+        request = self.request
+        seconds, note = request.deadline_seconds, request.note
+        return BundleJob(self.id, str(self.name), self.spec, seconds, request.fingerprint, note)
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,11 @@ class Outcome:
 
 @dataclass(eq=False)
 class BundlePod:
-    """A pod that runs several jobs; `tasks` are those it has not finished. Monotonic times."""
+    """A pod that runs several jobs; `tasks` are those it has not finished. Monotonic times.
+
+    What jobs of it have in common, `key`, is None as long as that is not known: of a pod that an
+    earlier leader has left.
+    """
 
     id: str
     key: Any
@@ -64,6 +70,7 @@ class BundlePod:
     made: float
     mail: str  # key prefix
     mails: int = 0
+    followed: bool = False  # its log is, or will be, read
     heard: bool = False  # its log can be read: it can be told more
     closing: bool = False
     stuck: bool = False  # no node has room
@@ -77,7 +84,7 @@ class BundlePod:
 def sharing_key(request: PodRequest) -> Any:
     """What jobs of one pod have in common."""
     own = {"id", "rule", "job", "attempt", "env", "command", "deadline_seconds", "bundle"}
-    own |= {"fingerprint"}
+    own |= {"fingerprint", "note"}
     return tuple(getattr(request, field.name) for field in fields(request) if field.name not in own)
 
 

@@ -11,7 +11,6 @@ import pytest
 from byok8s.batch import BatchSystem, KubeClient, PodRequest, RunIdentity, Update
 from byok8s.batch import system as module
 from byok8s.batch.pods import BUNDLE, FINGERPRINT, ID, RUN, fingerprint, pod_name
-from byok8s.batch.runs import take_stock
 from byok8s.exceptions import ClusterError
 from support.fakeapi import Api
 from support.fakestore import Store
@@ -170,47 +169,45 @@ def test_a_job_that_is_killed_while_it_waits_for_an_old_pod_is_never_made(
     assert created(api) == [] and batch.issued() == []
 
 
-def test_bundles_are_deleted_at_the_start(
-    store: Store, api: Api, start: Callable[[], BatchSystem]
+BUNDLES = [replace(REQUEST, id=f"bundle-{i}", attempt=i) for i in (1, 2)]
+
+
+def test_bundles_that_nobody_adopts_are_deleted_at_the_start(
+    store: Store, api: Api, client: KubeClient
 ) -> None:
-    bundle = replace(REQUEST, id="bundle-1")
-    store.put("pods", stray(RUNNING, bundle, **{BUNDLE: "1"}))
+    for bundle in BUNDLES:
+        store.put("pods", stray(RUNNING, bundle, **{BUNDLE: "1"}))
     store.put("pods", stray(RUNNING))
-    start()
-    assert store.names("pods") == [pod_name("flow-1", REQUEST)]
-    assert [a.query["labelSelector"] for a in api.asked if a.method == "DELETE"] == [
-        f"{RUN}=flow-1,{BUNDLE}"
-    ]
+    batch = BatchSystem(client, IDENTITY, rate=0)
+    batch.start(adopting=["bundle-2"])
+    assert deleted(api) == [pod_name("flow-1", BUNDLES[0])]
+    assert batch.adopt("bundle-2") and not batch.adopt("bundle-1")
+    assert (news(batch).id, batch.issued()) == ("bundle-2", ["bundle-2"])
+    store.put("pods", stray(ended(0), BUNDLES[1], **{BUNDLE: "1"}))
+    told = news(batch)
+    assert (told.state, told.result) == ("succeeded", '{"exit_code": 0}')
+    batch.abandon()
+
+
+def test_an_adopted_pod_that_goes_is_told(store: Store, start: Callable[[], BatchSystem]) -> None:
+    store.put("pods", stray(RUNNING))
+    batch = start()
+    assert batch.adopt("align-1")
+    assert news(batch).state == "running"
+    store.remove("pods", pod_name("flow-1", REQUEST))
+    told = news(batch)
+    assert (told.state, told.cause, told.disruption) == ("failed", "deleted", True)
 
 
 def test_a_bundle_that_does_not_end_stops_the_start(
     store: Store, start: Callable[[], BatchSystem], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "BUNDLES_SECONDS", 0.1)
-    left = stray(RUNNING, replace(REQUEST, id="bundle-1"), **{BUNDLE: "1"})
+    left = stray(RUNNING, BUNDLES[0], **{BUNDLE: "1"})
     store.stuck.add(left["metadata"]["name"])
     store.put("pods", left)
     with pytest.raises(ClusterError, match="of an earlier leader were deleted and have not ended"):
         start()
-
-
-def test_stock_is_taken_of_pods_and_bundles_end(store: Store, api: Api, client: KubeClient) -> None:
-    def add(id: str, status: dict[str, Any], **more: str) -> None:
-        store.put("pods", stray(status, replace(REQUEST, id=id), **more))
-
-    add("running", RUNNING)
-    add("done", ended(0))
-    add("failed", ended(1))
-    assert take_stock(client, "flow-1") == {"running", "done", "failed"}
-    assert deleted(api) == []
-    add("bundle-1", RUNNING, **{BUNDLE: "1"})
-    assert take_stock(client, "flow-1") == {"running", "done", "failed"}
-    assert len(store.names("pods")) == 3
-    left = stray(RUNNING, replace(REQUEST, id="bundle-2"), **{BUNDLE: "1"})
-    store.stuck.add(left["metadata"]["name"])
-    store.put("pods", left)
-    with pytest.raises(ClusterError, match="were deleted and have not ended"):
-        take_stock(client, "flow-1", deadline=0.1)
 
 
 def test_leave_keeps_the_pods_and_frees_the_run(

@@ -1,0 +1,76 @@
+"""Turns tasks into pods: one of its own, or a place in a bundle that is made or sent more."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING
+
+from byok8s.worker.spec import BUNDLE_VARIABLE, JOB_VARIABLE, BundleSpec
+from byok8s.workflow.tasks import BundlePod, Task
+
+if TYPE_CHECKING:
+    from byok8s.workflow.session import Session
+
+# A pod costs one to two seconds of a node; what takes as long gets one of its own.
+LONG_SECONDS = 2.0
+# Longest value of an environment variable is 128 KiB (MAX_ARG_STRLEN, execve(2))
+_LONGEST_SPEC = 100_000
+
+
+class Issuer:
+    """Writes down what pods are to do, and has the batch system make them."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._batch = session.batch
+
+    def issue(self, task: Task, attempt: int) -> None:
+        """Give a task a pod of its own."""
+        request, staging = task.request, task.request.staging
+        variables = {JOB_VARIABLE: self._keep(f"{task.id}-{attempt}", task.spec.dumps())}
+        if staging:
+            request = replace(request, staging=replace(staging, env={**staging.env, **variables}))
+        else:
+            request = replace(request, env={**request.env, **variables})
+        self._batch.issue(replace(request, attempt=attempt), task.still_there)
+
+    def issue_bundle(self, id: str, tasks: Sequence[Task], *, linger: float) -> None:
+        """Give tasks a pod that they share, which waits `linger` seconds for more."""
+        request = tasks[0].request
+        spec = BundleSpec(
+            mail=self.mail(id),
+            result_key=self._session.result_key(id, 1),
+            jobs=tuple(task.in_bundle() for task in tasks),
+            ahead=0 if request.disk_mb else 1,  # two jobs' files need twice the disk
+            linger=linger,
+            patience=LONG_SECONDS,
+        )
+        variables = {BUNDLE_VARIABLE: self._keep(id, spec.dumps())}
+        self._batch.issue(
+            replace(
+                request,
+                id=id,
+                attempt=1,
+                job=id,
+                bundle=True,
+                fingerprint="",
+                note="",
+                deadline_seconds=None,
+                env={**request.env, **variables},
+            )
+        )
+
+    def send(self, pod: BundlePod, tasks: Sequence[Task]) -> None:
+        """Give a bundle more tasks; raises StorageError."""
+        text = json.dumps([asdict(task.in_bundle()) for task in tasks])
+        self._session.objects.put_bytes(f"{pod.mail}{pod.mails}", text.encode())
+
+    def mail(self, id: str) -> str:
+        """The key prefix of what a bundle is sent."""
+        return self._session.run_key(f"bundles/{id}/")
+
+    def _keep(self, name: str, text: str) -> str:
+        """A specification as a variable's value, which must not be too long."""
+        return text if len(text) <= _LONGEST_SPEC else f"key:{self._session.keep_spec(name, text)}"
