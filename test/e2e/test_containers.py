@@ -11,12 +11,21 @@ from byok8s.cluster.images import PAUSE_REF
 from support.images import load_image
 from support.project import Project
 
+# What a maintainer script would link to where programs look for it
+ALTERNATIVES = ":".join(
+    f"/usr/lib/{machine}-linux-gnu/{library}"
+    for machine in ("x86_64", "aarch64")
+    for library in ("blas", "lapack")
+)
+
 
 @dataclass(frozen=True)
 class Images:
     busybox: str
     samtools: str
     perl: str
+    python: str
+    r: str
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +35,13 @@ def images(cluster: Any) -> Images:
         busybox=load_image(cluster.name, "busybox", "busybox-static"),
         samtools=load_image(cluster.name, "samtools", "samtools", "bash", "dash", "coreutils"),
         perl=load_image(cluster.name, "perl", "perl-base", "dash"),
+        python=load_image(cluster.name, "python", "python3", "dash"),
+        r=load_image(
+            cluster.name,
+            "r",
+            *("r-base-core", "bash", "coreutils", "sed", "dash"),
+            LD_LIBRARY_PATH=ALTERNATIVES,
+        ),
     )
 
 
@@ -38,7 +54,8 @@ def snakefile(images: Images, text: str) -> str:
 WORKFLOW = """
     envvars: "TOKEN"
     rule all:
-        input: "sorted.txt", "perl.txt", "told.txt", "script.txt", "plain.txt"
+        input: "sorted.txt", "perl.txt", "told.txt", "script.txt", "plain.txt", "r.txt",
+            "python.txt"
     rule sort:
         input: "data/in.sam"
         output: "sorted.txt"
@@ -68,6 +85,19 @@ WORKFLOW = """
         params: word="it's"
         container: "[samtools]"
         script: "scripts/a.sh"
+    rule r:
+        input: "sorted.txt"
+        output: "r.txt"
+        params: numbers=[1, 2, 3.5]
+        container: "[r]"
+        script: "scripts/a.R"
+    rule python:
+        input: "sorted.txt"
+        output: table="python.txt"
+        params: numbers=[1, 2, None]
+        log: "logs/python.log"
+        container: "[python]"
+        script: "scripts/a.py"
     rule plain:
         output: "plain.txt"
         shell: "python3 -c 'print(1)' > {output}"
@@ -85,7 +115,17 @@ def test_rules_run_in_their_own_images(project: Project, images: Images) -> None
             "Snakefile": snakefile(images, WORKFLOW),
             "data/in.sam": SAM,
             "scripts/a.sh": 'echo "${snakemake_params[word]}" "${snakemake[rule]}" '
-            '"$(ls "${snakemake[scriptdir]}")" >"${snakemake_output[0]}"\n',
+            '"$(ls "${snakemake[scriptdir]}/a.sh")" >"${snakemake_output[0]}"\n',
+            # base alone: the others need what maintainer scripts make
+            "scripts/a.R": "lines <- readLines(snakemake@input[[1]])\n"
+            'cat(length(lines), sum(unlist(snakemake@params[["numbers"]])), snakemake@rule, "\\n", '
+            "file=snakemake@output[[1]])\n",
+            "scripts/a.py": "import neighbour, sys\n"
+            "lines = open(snakemake.input[0]).read().split()\n"
+            "print(lines, snakemake.params.numbers, neighbour.WORD, snakemake.threads,"
+            " file=open(snakemake.output.table, 'w'))\n"
+            "logger.info('told'); print('log', file=open(snakemake.log[0], 'w'))\n",
+            "scripts/neighbour.py": "WORD = 'beside'\n",
         }
     )
     done = project.run(TOKEN="it's $secret")
@@ -93,7 +133,10 @@ def test_rules_run_in_their_own_images(project: Project, images: Images) -> None
     assert project.get("sorted.txt") == "a\t3\nb\t9\n"
     assert project.get("logs/sort.log") == "coordinate\n"
     assert project.get("perl.txt") == "A\t3\nB\t9\n"
-    assert project.get("script.txt") == "it's script a.sh\n"
+    assert project.get("script.txt") == "it's script /work/scripts/a.sh\n"
+    assert project.get("r.txt") == "2 6.5 r \n"
+    assert project.get("python.txt") == "['a', '3', 'b', '9'] [1, 2, None] beside 1\n"
+    assert project.get("logs/python.log") == "log\n"
     assert project.get("told.txt").splitlines() == [
         "shell=sh uid=65532 home=/tmp tmpdir=/tmp",
         "mem_mb=100 token=it's $secret",
@@ -162,10 +205,10 @@ def test_failures_are_told_apart(project: Project, images: Images) -> None:
 REFUSED = """
     container: "[samtools]"
     rule all:
-        input: expand("{x}.txt", x="python conda sif bench out fine fine2 local".split())
-    rule python:
-        output: "python.txt"
-        script: "a.py"
+        input: expand("{x}.txt", x="julia conda sif bench out fine fine2 local".split())
+    rule julia:
+        output: "julia.txt"
+        script: "a.jl"
     rule conda:
         output: "conda.txt"
         conda: "env.yaml"
@@ -201,14 +244,19 @@ REFUSED = """
 def test_what_cannot_run_in_an_image_is_told_before_anything_is_submitted(
     project: Project, images: Images
 ) -> None:
-    files = {"Snakefile": snakefile(images, REFUSED), "a.py": "", "env.yaml": "dependencies: []"}
+    files = {
+        "Snakefile": snakefile(images, REFUSED),
+        "a.py": "",
+        "a.jl": "",
+        "env.yaml": "dependencies: []",
+    }
     project.write(files)
     done = project.run("--dry-run")
     assert done.code == 2, done.text
     told = [line for line in done.err.splitlines() if "cannot run in its container" in line]
     reasons = {line.split("'")[1]: line.split(": it ")[1] for line in told}
-    assert reasons.keys() == {"python", "conda", "sif", "bench"}
-    assert "is a script: rule" in reasons["python"]
+    assert reasons.keys() == {"julia", "conda", "sif", "bench"}
+    assert "is a script: rule" in reasons["julia"]
     assert "conda environment" in reasons["conda"]
     assert "docker://" in reasons["sif"]
     assert "has benchmark" in reasons["bench"]

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from byok8s.exceptions import SettingsError
 from byok8s.worker import staging
 from byok8s.worker.spec import JOB_VARIABLE, S3_VARIABLE, SECRET_FOLDER
-from byok8s.workflow.lean import NeedsSnakemake, check, command_of
-from byok8s.workflow.scripts import script_text
+from byok8s.workflow.lean import check, command_of
+from byok8s.workflow.scripts import NeedsSnakemake, script_texts
 
 if TYPE_CHECKING:
     from byok8s.batch import PodRequest
@@ -48,8 +48,8 @@ def container_command(job: Any, lead: Lead, workdir: str) -> Command:
     """
     try:
         files = check(job, lead, own_image=True)
-        script = script_text(job, workdir) if job.rule.script else None
-        return command_of(job, lead, files, script)
+        texts = script_texts(job, workdir) if job.rule.script else ()
+        return command_of(job, lead, files, texts)
     except NeedsSnakemake as reason:
         raise SettingsError(_sentence(job, str(reason))) from None
 

@@ -16,7 +16,13 @@ from typing import Any
 
 from byok8s.worker.spec import Command, File
 from byok8s.workflow.lead import Lead, knows, split_query
-from byok8s.workflow.scripts import is_plain_text, pod_resources, script_command
+from byok8s.workflow.scripts import (
+    NeedsSnakemake,
+    Texts,
+    is_sent_whole,
+    pod_resources,
+    script_command,
+)
 
 # What a command may name beside values of the Snakefile. Of the job's other parts, `name` for one
 # means something else here than in a pod.
@@ -30,10 +36,6 @@ _OUTPUT_FLAGS = frozenset(
     {"storage_object", "path_modified", "temp", "protected", "touch", "directory"}
 )
 _INPUT_FLAGS = _OUTPUT_FLAGS | {"ancient"}
-
-
-class NeedsSnakemake(Exception):
-    """A job cannot do without Snakemake in its pod; the text says why, after "it"."""
 
 
 def lean_command(job: Any, lead: Lead) -> Command | None:
@@ -65,18 +67,16 @@ def check(job: Any, lead: Lead, *, own_image: bool = False) -> Files:
     )
 
 
-def command_of(
-    job: Any, lead: Lead, files: Files, script: tuple[str, str] | None = None
-) -> Command:
+def command_of(job: Any, lead: Lead, files: Files, texts: Texts = ()) -> Command:
     """The command of a job that passed `check`; raises NeedsSnakemake.
 
-    script is the path and the text of the script that stands in the place of `shell:`.
+    texts are the script that stands in the place of `shell:`, and what that needs.
     """
     inputs = tuple(_found(file, lead) for file in files[0])
     outputs, logs = map(tuple, files[1:])
-    if script is not None:
-        text = script_command(script[0])
-        return Command(text, job.threads, inputs, outputs, logs, texts=(script,))
+    if texts:
+        text = script_command(texts[0][0])
+        return Command(text, job.threads, inputs, outputs, logs, texts=texts)
     text = job.shellcmd
     if "<TBD>" in text and "tmpdir" in job.rule.shellcmd:
         text = job.format_wildcards(job.rule.shellcmd, resources=pod_resources(job))
@@ -105,10 +105,11 @@ def _check_rule(rule: Any, own_image: bool) -> None:
             "cache": getattr(rule.cache, "flag", rule.cache),
             "checkpoint": rule.is_checkpoint,
         }
-    if rule.shellcmd is None and not (own_image and is_plain_text(rule.script)):
+    if rule.shellcmd is None and not (own_image and is_sent_whole(rule.script)):
         kinds = ("script", "notebook", "wrapper", "cwl")
         kind = next((kind for kind in kinds if getattr(rule, kind)), "run")
-        hint = ", of other than R (.R) and bash (.sh)" if own_image and kind == "script" else ""
+        known = ", of other than Python (.py), R (.R) and bash (.sh)"
+        hint = known if own_image and kind == "script" else ""
         raise NeedsSnakemake(f"is a {kind}: rule{hint}")
     for name, value in special.items():
         if value:
