@@ -352,6 +352,24 @@ def test_where_logs_cannot_be_read_pods_are_sent_nothing(run: Run) -> None:
     assert BundleSpec.loads(run.bundles()[1].env["BYOK8S_BUNDLE"]).linger == 0.0
 
 
+def test_when_logs_can_be_read_again_pods_are_sent_more(run: Run) -> None:
+    run.batch.refuses = ApiError(403, "Forbidden", "no")
+    run.submit("a")
+    until(run.bundles)
+    run.update(run.bundles()[0], "placed")
+    time.sleep(0.4)
+    run.submit("b")
+    until(lambda: len(run.bundles()) == 2)
+    run.batch.refuses = None
+    second = run.bundles()[1]
+    run.place(second)
+    run.finish(second, "b")
+    until(lambda: "b" in run.ended)
+    run.submit("c")
+    until(lambda: run.mail(second) == {"c"})
+    assert len(run.bundles()) == 2 and not run.mail(run.bundles()[0])
+
+
 def test_what_no_node_has_room_for_goes_to_a_pod_that_has_time() -> None:
     run = started(batch=Batch(places=None))
     run.submit("abcd")

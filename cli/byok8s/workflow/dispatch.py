@@ -157,11 +157,12 @@ class Dispatcher:
                 self._enqueue(event)
         elif isinstance(event, News):
             self._on_news(event)
-        elif isinstance(event, Heard):
+        elif isinstance(event, (Heard, Deaf)):
+            self._deaf = isinstance(
+                event, Deaf
+            )  # as an outage of the API may make one, for a while
             if pod := self._pods.get(event.pod):
-                pod.heard = True
-        elif isinstance(event, Deaf):
-            self._deaf = True
+                pod.heard, pod.closing = not self._deaf, pod.closing or self._deaf
         elif event.id in self._pods:
             self._on_bundle(self._pods[event.id], event)
         elif event.id in self._single:
