@@ -21,7 +21,7 @@ class NullBatch:
     def __init__(self, *_: Any, **__: Any) -> None:
         self._updates: queue.Queue[Update] = queue.Queue()
 
-    def start(self) -> None:
+    def start(self, adopting: object = ()) -> None:
         """There is nothing to start."""
 
     def issue(self, request: PodRequest, *_: Any) -> None:

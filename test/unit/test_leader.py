@@ -11,14 +11,16 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import snakemake.api
-from byok8s.workflow import api, tuning
+from byok8s.workflow import api, rounds, shortcuts, tuning
 from byok8s.workflow.events import JobFailure, JobName
 from byok8s.workflow.persistence import BucketPersistence, RecordLog
 from byok8s.workflow.rounds import Bell, Rounds
+from snakemake.io import AnnotatedString, IOFile, flag
 from snakemake.jobs import Job
 from snakemake.logging import DefaultFormatter, logger
 from snakemake.persistence import MetadataRecord, PersistenceBase
@@ -221,18 +223,101 @@ def test_the_log_file_says_of_a_job_what_snakemake_says(
     assert "Shell command: cp in.txt a.txt 2> a.log" in ours
 
 
-def test_a_long_run_has_some_lines_of_progress() -> None:
+def test_a_long_run_tells_some_of_its_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[int] = []
+    monkeypatch.setattr(
+        rounds.JobScheduler, "progress", lambda self: told.append(self.finished_jobs)
+    )
+
     def lines(total: int) -> list[int]:
-        progress = [
-            logging.makeLogRecord({"event": "progress", "done": done, "total": total})
-            for done in range(1, total + 1)
-        ]
-        return [record.__dict__["done"] for record in progress if tuning._some_progress(record)]
+        told.clear()
+        made = Rounds.__new__(Rounds)
+        made.workflow = SimpleNamespace(dag=range(total))
+        for made.finished_jobs in range(1, total + 1):
+            made.progress()
+        return list(told)
 
     assert lines(3) == [1, 2, 3]
     assert 500 < len(lines(20_000)) <= 1001
     assert lines(20_000)[-1] == 20_000
-    assert tuning._some_progress(logging.makeLogRecord({"event": "job_error"}))
+
+
+class Redefined(AnnotatedString):
+    def is_flagged(self, flag: str) -> bool:
+        return flag == "mine"
+
+
+def flagged() -> list[Any]:
+    """Values of every kind that Snakemake asks for flags."""
+    plain, named = AnnotatedString("a"), IOFile(flag("b", "temp"))
+    off = flag("c", "temp", False)
+    bare, path = IOFile("d"), Path("e")
+    return ["x", None, 3, plain, named, off, bare, path, flag("f", "multiext", 7), Redefined("g")]
+
+
+@pytest.mark.parametrize("value", flagged(), ids=lambda value: f"{type(value).__name__}-{value}")
+@pytest.mark.parametrize("name", ["temp", "multiext", "mine"])
+def test_flags_are_what_snakemake_says(value: Any, name: str) -> None:
+    # these names are bound to Snakemake's own, whatever a run has put in their place
+    assert shortcuts._is_flagged(value, name) is shortcuts.is_flagged(value, name)
+    assert shortcuts._get_flag_value(value, name) == shortcuts.get_flag_value(value, name)
+    assert shortcuts.is_flagged.__module__ == "snakemake.io"
+
+
+def test_shortcuts_are_taken_wherever_the_names_are(folder: Path) -> None:
+    run('rule one:\n    output: temp("one.txt")\n    shell: "echo 1 > {output}"\n')
+    import snakemake.dag
+
+    assert snakemake.dag.is_flagged is snakemake.io.is_flagged is shortcuts._is_flagged
+    assert snakemake.rules.get_function_params is shortcuts._get_function_params
+    assert snakemake.dag.wait_for_files is shortcuts._wait_for_files
+
+
+class Stored:
+    """A file of a bucket that the leader answers for."""
+
+    is_storage = True
+
+    def __init__(self, there: bool) -> None:
+        self.asked = 0
+        provider = SimpleNamespace(leader="one")
+        self.storage_object = SimpleNamespace(provider=provider, exists=lambda: there)
+
+
+@pytest.mark.parametrize("local", [False, True])
+@pytest.mark.parametrize("there", [False, True])
+def test_files_are_waited_for_unless_they_are_known_to_be_there(
+    monkeypatch: pytest.MonkeyPatch, there: bool, local: bool
+) -> None:
+    waited: list[Any] = []
+
+    async def wait(files: Any, *_: Any, **options: Any) -> None:
+        waited.append((len(files), options))
+
+    monkeypatch.setattr(shortcuts, "wait_for_files", wait)
+    files = iter([Stored(True), Stored(there)])
+    asyncio.run(shortcuts._wait_for_files(files, wait_for_local=local))
+    assert waited == ([] if there and not local else [(2, {"wait_for_local": local})])
+
+
+def test_a_job_is_local_as_snakemake_says(folder: Path) -> None:
+    asked: dict[str, bool] = {}
+    theirs = shortcuts._is_local
+
+    def both(job: Any) -> bool:
+        asked[job.rule.name] = ours = shortcuts._is_local_once(job)
+        assert ours is theirs(job)
+        return ours
+
+    shortcuts.take_shortcuts()
+    Job.is_local = property(both)
+    text = 'rule {0}:\n    output: "{0}.txt"\n    shell: "touch {{output}}"\n'
+    names = ("far", "near")
+    rules = "".join(map(text.format, names))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tuning, "take_shortcuts", lambda: None)
+        run(f"localrules: near\n{rules}", targets=("far.txt", "near.txt"))
+    assert set(asked) == set(names)
 
 
 def test_the_leaders_benchmark_runs(folder: Path) -> None:

@@ -335,8 +335,12 @@ def job_name(job: Any) -> JobName:
 
 def job_id(job: Any) -> str:
     """An id that is the same for the same job in every run: it names the pod."""
-    digest = str(job.uuid() if not job.is_group() else job.jobid).replace("-", "")[:12]
-    return f"{'group' if job.is_group() else job.rule.name[:40]}-{digest}"
+    if job.is_group():
+        return f"group-{str(job.jobid).replace('-', '')[:12]}"
+    kept: dict[str, str] = job.__dict__
+    if "byok8s_id" not in kept:
+        kept["byok8s_id"] = f"{job.rule.name[:40]}-{job.uuid().replace('-', '')[:12]}"
+    return kept["byok8s_id"]
 
 
 def _whole(value: Any) -> int | None:

@@ -8,7 +8,6 @@ are not in it, as they are not reasons for Snakemake.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -22,14 +21,14 @@ if TYPE_CHECKING:
 def fingerprint(job: Any, command: Command | None, request: PodRequest, lead: Lead) -> str:
     """Equal for equal work, in every leader."""
     jobs = sorted(job.jobs, key=lambda j: str(j.uuid())) if job.is_group() else [job]
-    pod = {name: value for name, value in vars(request).items() if name != "env"}
+    pod = [(name, value) for name, value in vars(request).items() if name != "env"]
     parts = [
         pod,
         None if command is None else command.text,
         [_of_job(single) for single in jobs],
         _inputs(job.input, lead),
     ]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
 def _of_job(job: Any) -> list[Any]:

@@ -30,11 +30,11 @@ class Issuer:
         """Give a task a pod of its own."""
         request, staging = task.request, task.request.staging
         variables = {JOB_VARIABLE: self._keep(f"{task.id}-{attempt}", task.spec.dumps())}
+        env = {**request.env, **variables}
         if staging:
-            request = replace(request, staging=replace(staging, env={**staging.env, **variables}))
-        else:
-            request = replace(request, env={**request.env, **variables})
-        self._batch.issue(replace(request, attempt=attempt), task.still_there)
+            env, staging = {**request.env}, replace(staging, env={**staging.env, **variables})
+        request = replace(request, attempt=attempt, env=env, staging=staging)
+        self._batch.issue(request, task.still_there)
 
     def issue_bundle(self, id: str, tasks: Sequence[Task], *, linger: float) -> None:
         """Give tasks a pod that they share, which waits `linger` seconds for more."""

@@ -20,6 +20,7 @@ from snakemake.persistence import RECORD_FORMAT_VERSION, MetadataRecord, Persist
 from snakemake.persistence.file import FilePersistence
 
 from byok8s.workflow.executor import job_id
+from byok8s.workflow.lead import knows
 from byok8s.workflow.provenance import outside_values, script_code
 
 # A crash loses at most this many records or seconds of them; what is lost is only the reason
@@ -207,7 +208,7 @@ class BucketPersistence(OutsideValues, PersistenceBase):
             key = self._get_key(file)
             times = {
                 "starttime": self._started.pop(key, now),
-                "endtime": (await file.mtime()).local_or_storage() if await file.exists() else now,
+                "endtime": await _made(job, file, now),
             }
             record = {k: v for k, v in (same | times).items() if v is not None}
             self._records.put(key, record)
@@ -270,3 +271,10 @@ class BucketPersistence(OutsideValues, PersistenceBase):
     @contextmanager
     def lock(self) -> Iterator[None]:
         yield
+
+
+async def _made(job: Any, file: Any, now: float) -> float:
+    """When a job has made a file, in epoch seconds; of a pod's, what the leader was told."""
+    if knows(file) and not job.is_local:
+        return float(file.storage_object.mtime()) if file.storage_object.exists() else now
+    return (await file.mtime()).local_or_storage() if await file.exists() else now

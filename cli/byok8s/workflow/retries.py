@@ -38,6 +38,8 @@ class Retries:
 
     def grown(self, request: PodRequest) -> PodRequest:
         """A job's request with no less memory than the job has grown to, and a note of its past."""
+        if request.id not in self._histories:
+            return request
         request = replace(request, note=self._note(request.id))
         least = self._memory_mb.get(request.id, 0)
         if request.memory_mb is None or request.memory_mb >= least:
@@ -45,9 +47,7 @@ class Retries:
         return replace(request, memory_mb=least)
 
     def _note(self, id: str) -> str:
-        """What a later leader has to know of a job's tries; "" of a first one."""
-        if id not in self._histories:
-            return ""
+        """What a later leader has to know of a job's tries."""
         past = {**asdict(self._histories[id]), "memory_mb": self._memory_mb.get(id)}
         return json.dumps({name: value for name, value in past.items() if value})
 

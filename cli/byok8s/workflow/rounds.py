@@ -19,6 +19,8 @@ from snakemake.scheduling.job_scheduler import JobScheduler
 # About what a round costs for each ready job: with such a pause, rounds take half of the time
 _SECONDS_PER_JOB = 10e-6
 _LONGEST_PAUSE = 1.0
+# A larger run is told to be this far, as a thousandth of the whole, and not after each job
+_PROGRESS_LINES = 1000
 
 
 class Bell:
@@ -53,6 +55,12 @@ class Rounds(JobScheduler):
 
     def _pause(self) -> float:
         return min(_LONGEST_PAUSE, _SECONDS_PER_JOB * len(self.workflow.dag.ready_jobs))
+
+    def progress(self) -> None:
+        """Tell how far the run is; of a large one, some of the times that it gets farther."""
+        done, total = self.finished_jobs, len(self.workflow.dag)
+        if done == total or done % (total // _PROGRESS_LINES + 1) == 0:
+            super().progress()
 
     async def update_input_sizes(self, jobs: Iterable[Any]) -> None:
         """Ask for sizes once: the inputs of a ready job do not change any more."""

@@ -20,12 +20,10 @@ from snakemake.logging import format_resources, format_wildcards, logger, timest
 from snakemake.utils import QuotedFormatter, SequenceFormatter
 
 from byok8s.workflow.provenance import outside_names
+from byok8s.workflow.shortcuts import take_shortcuts
 
 # Events of which there are some for every job; what comes with another one is written at once
 _OFTEN = frozenset({"job_info", "shellcmd", "job_finished", "progress"})
-
-# Of a larger run the log file gets this many lines on how far it is
-_PROGRESS_LINES = 1000
 
 _FORMATTER = SequenceFormatter(element_formatter=QuotedFormatter())
 _format_shellcmd = Job.shellcmd.fget
@@ -35,6 +33,8 @@ _is_pipe_or_service_input = Job.is_pipe_or_service_input
 
 def tune(workflow: Any) -> None:
     """Make Snakemake do less for each job of a workflow that has been read."""
+    take_shortcuts()
+    _log_without_whereabouts()
     Job.shellcmd = property(_shellcmd)
     Job.log_info = _log_info_briefly
     Job.is_pipe_or_service_input = (
@@ -44,7 +44,15 @@ def tune(workflow: Any) -> None:
     for handler in workflow.logger_manager.logfile_handlers:
         if isinstance(handler, logging.FileHandler):
             _flush_rarely(handler)
-            handler.addFilter(_some_progress)
+
+
+def _log_without_whereabouts() -> None:
+    """Let log records not say from which line, thread and process they come: nobody shows it.
+
+    As https://docs.python.org/3/howto/logging.html#optimization has it.
+    """
+    logging._srcfile = ""
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
 
 
 def _keep_dag(workflow: Any) -> None:
@@ -150,12 +158,3 @@ def _flush_rarely(handler: logging.FileHandler) -> None:
 
     handler.emit = emit_rarely  # type: ignore[method-assign]
     handler.flush = lambda: None  # type: ignore[method-assign]
-
-
-def _some_progress(record: logging.LogRecord) -> bool:
-    """Whether a record belongs into the log file: of many lines on the progress, some."""
-    if getattr(record, "event", None) != "progress":
-        return True
-    done: int = record.__dict__["done"]
-    total: int = record.__dict__["total"]
-    return done == total or done % (total // _PROGRESS_LINES + 1) == 0
