@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from byok8s.settings import S3Location, S3Options, S3Settings
-from byok8s.worker.spec import CA_FILE, CREDENTIALS_FILE, Bucket
+from byok8s.worker.spec import CA_FILE, CREDENTIALS_FILE, S3_VARIABLE, Bucket
 from byok8s.workflow import session as module
 from byok8s.workflow.session import Session
 
@@ -91,12 +91,14 @@ def test_a_refresh_that_fails_is_told_and_tried_again(monkeypatch: pytest.Monkey
 def test_pods_learn_where_the_bucket_is_and_no_secret() -> None:
     session = make(lambda: "aws_secret_access_key = marker", Listener())
     assert session.pod_env == {
+        S3_VARIABLE: session.bucket.dumps(),
         "AWS_SHARED_CREDENTIALS_FILE": CREDENTIALS_FILE,
         "AWS_ENDPOINT_URL_S3": "http://s3:7070",
         "AWS_REGION": "eu-west-1",
         "AWS_DEFAULT_REGION": "eu-west-1",
     }
     assert "marker" not in repr(session)
+    session = make(lambda: "", Listener())
     session.s3 = replace(session.s3, ca_file=Path("/here/ca.pem"))
     assert session.pod_env["AWS_CA_BUNDLE"] == CA_FILE
 
@@ -104,6 +106,7 @@ def test_pods_learn_where_the_bucket_is_and_no_secret() -> None:
 def test_pods_learn_how_objects_are_kept() -> None:
     session = make(lambda: "", Listener())
     assert session.bucket == Bucket("bucket", "http://s3:7070", "eu-west-1")
+    session = make(lambda: "", Listener())
     options = S3Options("virtual", "aws:kms", "key", "STANDARD_IA", requester_pays=True)
     session.s3 = replace(session.s3, options=options, md5_etags=False)
     told = Bucket.loads(session.bucket.dumps())

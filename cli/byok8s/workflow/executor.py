@@ -18,7 +18,7 @@ from snakemake_interface_executor_plugins.settings import (
 )
 from snakemake_interface_executor_plugins.utils import format_cli_arg
 
-from byok8s.worker.spec import S3_VARIABLE, JobSpec
+from byok8s.worker.spec import JobSpec
 from byok8s.workflow.containers import container_command, image_of, in_image
 from byok8s.workflow.dispatch import Dispatcher
 from byok8s.workflow.events import JobFailure, JobName
@@ -216,7 +216,7 @@ class Executor(RealExecutor):
             job=str(name),
             image=session.image,
             command=("python3", "-P", "-m", "byok8s.worker"),
-            env={S3_VARIABLE: session.bucket.dumps(), **session.pod_env},
+            env=session.pod_env,
             cpu=CPU_PER_THREAD * max(1, job.threads),
             memory_mb=memory or DEFAULT_MEMORY_MB,
             limit_memory=memory is not None,

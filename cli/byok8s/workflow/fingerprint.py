@@ -15,20 +15,36 @@ from byok8s.workflow.lead import Lead, knows, split_query
 
 if TYPE_CHECKING:
     from byok8s.batch import PodRequest
+    from byok8s.batch.placement import Placement
     from byok8s.worker.spec import Command
 
 
 def fingerprint(job: Any, command: Command | None, request: PodRequest, lead: Lead) -> str:
     """Equal for equal work, in every leader."""
     jobs = sorted(job.jobs, key=lambda j: str(j.uuid())) if job.is_group() else [job]
-    pod = [(name, value) for name, value in vars(request).items() if name != "env"]
     parts = [
-        pod,
+        [(name, value) for name, value in vars(request).items() if name not in _APART],
+        _text(request.placement),
         None if command is None else command.text,
         [_of_job(single) for single in jobs],
         _inputs(job.input, lead),
     ]
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+# The environment is the same for all jobs; where they may run, for most
+_APART = ("env", "placement")
+_texts: dict[int, tuple[Placement, str]] = {}  # by identity, which the object kept here holds
+
+
+def _text(placement: Placement) -> str:
+    """A placement in words; made once for the one that most jobs share."""
+    known, text = _texts.get(id(placement), (None, ""))
+    if known is not placement:
+        text = repr(placement)
+        _texts.clear()
+        _texts[id(placement)] = placement, text
+    return text
 
 
 def _of_job(job: Any) -> list[Any]:

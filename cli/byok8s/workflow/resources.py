@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 def placement_of(job: Any, defaults: Placement) -> Placement:
     """Where a job or a group may run, from the run's defaults. Raises SettingsError."""
-    said = {name: value for name in NAMES if (value := job.resources.get(name)) is not None}
+    named = ((name, value) for name, value in job.resources.items() if name in NAMES)
+    said = {name: value for name, value in named if value is not None}
     if not said:  # as most jobs
         return defaults
     rules = sorted(set(job.rules)) if job.is_group() else [job.rule.name]

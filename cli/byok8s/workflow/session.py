@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from byok8s.worker.spec import (
     CA_FILE,
     CREDENTIALS_FILE,
     ENVIRONMENT_FILE,
+    S3_VARIABLE,
     SECRET_FOLDER,
     Bucket,
     Result,
@@ -74,15 +76,16 @@ class Session:
     _opened: bool = field(init=False, default=False)
     _closed: threading.Event = field(init=False, default_factory=threading.Event)
 
-    @property
+    @cached_property
     def bucket(self) -> Bucket:
         return describe(self.s3)
 
-    @property
+    @cached_property
     def pod_env(self) -> dict[str, str]:
-        """Settings for the user's own AWS tools in the pods; nothing secret."""
+        """Where a pod finds the bucket, for the worker and the user's own AWS tools; no secret."""
         region = self.s3.region or ""
         env = {
+            S3_VARIABLE: self.bucket.dumps(),
             "AWS_SHARED_CREDENTIALS_FILE": CREDENTIALS_FILE,
             "AWS_ENDPOINT_URL_S3": self.s3.endpoint_url or "",
             "AWS_REGION": region,
