@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -197,6 +198,7 @@ class RunSettings:
     force: bool = False
     jobs: int | None = None
     bundle: bool = True  # short jobs may share a pod
+    pods_per_second: float = 20.0  # that are created; 0: no limit
     image: str | None = None
     retries: int = 0
     max_disruptions: int = 10
@@ -216,14 +218,15 @@ class RunSettings:
             raise SettingsError("A TARGET is empty; leave it out for the workflow file's target.")
         if self.jobs is not None and self.jobs < 1:
             raise SettingsError(f"--jobs is {self.jobs}; it must be at least 1.")
-        counts = {
+        numbers = {
+            "--pods-per-second": self.pods_per_second,
             "--retries": self.retries,
             "--max-disruptions": self.max_disruptions,
             "--memory-retries": self.memory_retries,
         }
-        for option, count in counts.items():
-            if count < 0:
-                raise SettingsError(f"{option} is {count}; it must be 0 or more.")
+        for option, number in numbers.items():
+            if not 0 <= number < math.inf:
+                raise SettingsError(f"{option} is {number}; it must be 0 or more.")
         if self.image is not None and not _IMAGE.fullmatch(self.image):
             raise SettingsError(
                 f"'{self.image}' is not an image reference; write it as REGISTRY/NAME:TAG, "

@@ -76,6 +76,8 @@ OPTIONS: list[tuple[tuple[str, ...], dict[str, Any]]] = [
     (("--jobs=7",), {"jobs": 7}),
     (("--no-bundle",), {"bundle": False}),
     (("--bundle",), {"bundle": True}),
+    (("--pods-per-second=0",), {"pods_per_second": 0}),
+    (("--pods-per-second=2.5",), {"pods_per_second": 2.5}),
     (("--s3-endpoint-url=http://x:1",), {"endpoint_url": "http://x:1"}),
     (("--s3-region=eu-west-1",), {"region": "eu-west-1"}),
     (("--s3-addressing=virtual",), {"s3": S3Options(addressing="virtual")}),
@@ -229,6 +231,8 @@ def test_local_without_a_bucket_also_where_a_variable_names_one(core: Core) -> N
         ((*FILES, *BUCKET, "-j", "0"), "0 is not in the range x>=1"),
         ((*FILES, *BUCKET, "-j", "many"), "'many' is not a valid integer"),
         ((*FILES, *BUCKET, "--retries", "-1"), "-1 is not in the range x>=0"),
+        ((*FILES, *BUCKET, "--pods-per-second", "-1"), "-1.0 is not in the range x>=0"),
+        ((*FILES, *BUCKET, "--pods-per-second", "nan"), "--pods-per-second is nan"),
         (
             (*FILES, *BUCKET, "--wait-limit=x=1m"),
             "NAME one of invalid, image, image-absent, config",

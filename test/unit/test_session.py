@@ -131,3 +131,27 @@ def test_files_of_other_providers_are_left_to_them() -> None:
     ours, other = File("s3://bucket/pre/a", Known()), File("https://example.org/x", object())
     plain = SimpleNamespace(is_storage=False)
     assert module._queries([ours, other, plain]) == ["s3://bucket/pre/a"]
+
+
+@pytest.mark.parametrize(("rate", "burst"), [(20.0, 20), (0.5, 1), (0.0, 1)])
+def test_the_batch_system_creates_pods_as_fast_as_told(
+    monkeypatch: pytest.MonkeyPatch, rate: float, burst: int
+) -> None:
+    told: dict[str, Any] = {}
+
+    class Recorder:
+        def __init__(self, client: Any, run: Any, **options: Any) -> None:
+            told.update(options)
+
+        def start(self, **_: Any) -> None:
+            pass
+
+    monkeypatch.setattr("byok8s.batch.BatchSystem", Recorder)
+    monkeypatch.setattr(module, "rehearse_rules", lambda *_: None)
+    monkeypatch.setattr(Session, "_upload_sources", lambda *_: None)
+    session = make(lambda: "keys", Listener())
+    session.lease.run = None  # type: ignore[misc]
+    session.pods_per_second = rate
+    session.open(None, {})
+    session._closed.set()
+    assert (told["rate"], told["burst"]) == (rate, burst)

@@ -127,6 +127,14 @@ Examples:
     help="Whether short jobs may share a pod, or each gets one of its own.  [default: bundle]",
 )
 @click.option(
+    "--pods-per-second",
+    metavar="N",
+    type=click.FloatRange(min=0),
+    default=20.0,
+    show_default="20",
+    help="How many pods are created in a second at most; 0 for as many as the API server takes.",
+)
+@click.option(
     "--retries",
     metavar="N",
     type=click.IntRange(min=0),

@@ -147,6 +147,7 @@ def _session(
         leader=bucket.leader,
         placement=ready.placement,
         max_pods=settings.jobs or MAX_PODS,
+        pods_per_second=settings.pods_per_second,
         share_pods=settings.bundle,
         limits=Limits(**settings.wait_limits),
         retry_policy=RetryPolicy(

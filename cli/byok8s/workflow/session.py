@@ -66,6 +66,7 @@ class Session:
     limits: Limits | None = None  # of waiting; None: the batch system's own
     on_open: Callable[[], None] = lambda: None
     max_pods: int = 1000  # at once
+    pods_per_second: float = 20.0  # that are created; 0: no limit
     share_pods: bool = True  # whether several jobs may run in one pod
     cancelled: bool = False
     idle: bool = False  # no job runs any more, though a pod may wait for some
@@ -132,6 +133,8 @@ class Session:
             self.run,
             secret_files=files,
             secret_mount=SECRET_FOLDER,
+            rate=self.pods_per_second,
+            burst=max(1, round(self.pods_per_second)),
             limits=self.limits,
             lease=self.lease,
         )
