@@ -8,8 +8,8 @@ from collections.abc import Callable
 from importlib import import_module
 from threading import Thread
 
-# In the order in which a run needs them
-_MODULES = ("snakemake.api", "byok8s.workflow.bucket", "byok8s.workflow.executor", "rich.live")
+# In the order in which a run needs them, after Snakemake
+_MODULES = ("byok8s.workflow.bucket", "byok8s.workflow.executor", "rich.live")
 
 
 def load_ahead() -> Callable[[], None]:
@@ -26,6 +26,10 @@ def load_ahead() -> Callable[[], None]:
 def _load() -> None:
     gc.disable()  # what is imported stays: looking for garbage would take a tenth of the time
     try:
+        with contextlib.suppress(Exception):
+            from byok8s.workflow.imports import import_snakemake
+
+            import_snakemake()
         for name in _MODULES:
             with contextlib.suppress(Exception):
                 import_module(name)
