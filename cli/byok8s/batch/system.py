@@ -265,7 +265,9 @@ class BatchSystem:
                 grace = 0 if ended else min(2, self._grace)
                 if grace == 0 or not asked.issuperset(names):  # one may have been in the making
                     self._call_until("DELETE", until, {"gracePeriodSeconds": grace})
-                    asked |= names
+                    first, asked = not asked, asked | names
+                    if grace == 0 and first:  # as a rule they are gone with that
+                        continue
             if time.monotonic() >= until:
                 return left
             # the watch tells when they are gone; one more list makes sure

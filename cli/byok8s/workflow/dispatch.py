@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from byok8s.exceptions import Byok8sError
 from byok8s.worker.spec import Result
 from byok8s.workflow.durations import Durations
-from byok8s.workflow.follow import Deaf, Heard, News, follow
+from byok8s.workflow.follow import Deaf, Follower, Heard, News
 from byok8s.workflow.inherited import Inheritance
 from byok8s.workflow.issuer import LONG_SECONDS, Issuer
 from byok8s.workflow.tasks import (
@@ -81,6 +81,7 @@ class Dispatcher:
         self._on_broken = on_broken
         self._inbox: SimpleQueue[Any] = SimpleQueue()
         self._stopping = threading.Event()
+        self._follower = Follower(session.batch, self._inbox.put, self._stopping)
         self._queues: dict[Any, deque[Task]] = defaultdict(deque)
         self._alone: deque[Task] = deque()
         self._single: dict[str, Task] = {}  # that have pods of their own
@@ -252,7 +253,7 @@ class Dispatcher:
             if not pod.followed:
                 pod.followed = True
                 heard = self._stock.heard.get(pod.id, 0)
-                follow(self._batch, pod.id, self._inbox.put, self._stopping, heard)
+                self._follower.follow(pod.id, heard)
         elif update.state == "waiting":
             pod.stuck = update.cause == "unschedulable"
             for task in pod.tasks.values():

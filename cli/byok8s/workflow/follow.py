@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,8 @@ from byok8s.worker.spec import NEWS
 if TYPE_CHECKING:
     from byok8s.batch import BatchSystem
 
-_AGAIN_SECONDS = 0.15
+_AGAIN_SECONDS = 0.05
+_KNOCKS_A_SECOND = 40  # at the doors of all pods together
 _SILENCE_SECONDS = 30.0  # the worker says something every ten
 _REFUSALS = 20  # before a log counts as one that cannot be read
 
@@ -41,37 +43,78 @@ class Deaf:
     pod: str
 
 
-def follow(
-    batch: BatchSystem, pod: str, tell: Callable[[Any], None], stop: threading.Event, skip: int = 0
-) -> None:
-    """Tell a bundle's news but for the first `skip`, in a thread of its own, until its log ends."""
-    arguments = (batch, pod, tell, stop, skip)
-    threading.Thread(target=_follow, args=arguments, name=f"byok8s-{pod}", daemon=True).start()
+class Follower:
+    """Follows the logs of bundles, each in a thread of its own, and tells their news.
 
+    A log can be read a little before the cluster tells that its container runs, so each is tried
+    again and again: often while few pods start, and seldom while many do.
+    """
 
-def _follow(
-    batch: BatchSystem, pod: str, tell: Callable[[Any], None], stop: threading.Event, skip: int
-) -> None:
-    from byok8s.batch import ApiError
+    def __init__(
+        self, batch: BatchSystem, tell: Callable[[Any], None], stop: threading.Event
+    ) -> None:
+        self._batch = batch
+        self._tell = tell
+        self._stop = stop
+        self._lock = threading.Lock()
+        self._knocking = 0  # logs that cannot be read yet
 
-    refusals = 0
-    news = _Unheard(pod, skip)
-    while not stop.wait(_AGAIN_SECONDS):
+    def follow(self, pod: str, skip: int = 0) -> None:
+        """Tell a bundle's news, but for the first `skip`, until its log ends."""
+        arguments = (pod, _Unheard(pod, skip))
+        name = f"byok8s-{pod}"
+        threading.Thread(target=self._follow, args=arguments, name=name, daemon=True).start()
+
+    def _follow(self, pod: str, news: _Unheard) -> None:
+        from byok8s.batch import ApiError
+
+        refusals = 0
+        while (lines := self._open(pod)) is not None:
+            heard = news.heard
+            try:
+                with lines:
+                    self._tell(Heard(pod))
+                    if news.pass_on(lines, self._tell):
+                        return
+            except ApiError:  # it was cut
+                refusals = 0 if news.heard > heard else refusals + 1
+            if refusals > _REFUSALS:
+                self._tell(Deaf(pod))
+                return
+
+    def _open(self, pod: str) -> Any:
+        """A bundle's log; None when it cannot be read, which is told, or the run has ended."""
+        from byok8s.batch import ApiError
+
+        refusals = 0
+        with self._knocks():
+            while not self._stop.wait(self._pause()):
+                try:
+                    return self._batch.follow(pod, silence=_SILENCE_SECONDS)
+                except ApiError as error:
+                    if error.status == 404:
+                        return None
+                    if error.status == 400:  # the container has not started yet
+                        continue
+                    refusals += 1
+                    if error.status in (401, 403) or refusals > _REFUSALS:
+                        self._tell(Deaf(pod))
+                        return None
+                    time.sleep(min(5.0, 0.1 * 2**refusals))
+        return None
+
+    @contextmanager
+    def _knocks(self) -> Iterator[None]:
+        with self._lock:
+            self._knocking += 1
         try:
-            with batch.follow(pod, silence=_SILENCE_SECONDS) as lines:
-                tell(Heard(pod))
-                if news.pass_on(lines, tell):
-                    return
-        except ApiError as error:
-            if error.status == 404:
-                return
-            if error.status == 400:  # the container has not started yet
-                continue
-            refusals += 1
-            if error.status in (401, 403) or refusals > _REFUSALS:
-                tell(Deaf(pod))
-                return
-            time.sleep(min(5.0, 0.1 * 2**refusals))
+            yield
+        finally:
+            with self._lock:
+                self._knocking -= 1
+
+    def _pause(self) -> float:
+        return max(_AGAIN_SECONDS, self._knocking / _KNOCKS_A_SECOND)
 
 
 class _Unheard:
@@ -83,7 +126,7 @@ class _Unheard:
 
     def __init__(self, pod: str, heard: int) -> None:
         self._pod = pod
-        self._heard = heard
+        self.heard = heard
 
     def pass_on(self, lines: Any, tell: Callable[[Any], None]) -> bool:
         """Whether the bundle told of its own end."""
@@ -96,8 +139,8 @@ class _Unheard:
             except ValueError:  # the rest of the line was cut off; it comes again
                 continue
             number += 1
-            if number > self._heard:
-                self._heard = number
+            if number > self.heard:
+                self.heard = number
                 tell(News(self._pod, fields))
             if "closing" in fields:
                 return True
