@@ -1,0 +1,104 @@
+"""Flame graphs of where a leader's time goes: flame.py WORKLOAD... [--into FOLDER].
+
+    .venv/bin/python bench/flame.py one fifty thousand --into docs/profiles
+
+WORKLOAD is one of workloads.py, which runs on the cluster that byok8s made (--cluster NAME, default
+dev) in a bucket prefix of its own; or `leader-N`, which is bench/leader.py with N independent jobs,
+without a cluster. Writes FOLDER/WORKLOAD.svg, and prints what takes most. Samples are taken from
+outside by py-spy, which uv fetches, and which needs the right to look into other processes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import html
+import json
+import re
+import secrets
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+from byok8s.cluster import find_by_context
+from workloads import WORKLOADS
+
+HERE = Path(__file__).parent
+PY_SPY = "py-spy==0.4.1"
+RATE = 200  # samples a second
+LEAST = 0.4  # percent of all samples, of a frame that is drawn
+_FRAME = re.compile(r"<g><title>([^<]*?) \([\d,]+ samples?, ([\d.]+)%\)</title>.*?</g>", re.DOTALL)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("workloads", nargs="+")
+    parser.add_argument("--into", type=Path, default=Path("."))
+    parser.add_argument("--cluster", default="dev")
+    options = parser.parse_args()
+    options.into.mkdir(parents=True, exist_ok=True)
+    for name in options.workloads:
+        target = options.into.resolve() / f"{name}.svg"
+        with tempfile.TemporaryDirectory() as folder:
+            project = Path(folder, "project")
+            command = (
+                null_run(project, int(name.partition("-")[2]))
+                if name.startswith("leader-")
+                else cluster_run(project, name, options.cluster)
+            )
+            record(command, project, target, f"byok8s: {name}")
+        print(f"{target}\n{summary(target)}\n", flush=True)
+
+
+def cluster_run(project: Path, name: str, cluster: str) -> list[str]:
+    """`byok8s run` of a workload on the cluster."""
+    info = find_by_context(f"byok8s-{cluster}")
+    if info is None or info.s3 is None:
+        sys.exit(f"There is no cluster '{cluster}' with an S3 server; run: byok8s cluster create")
+    WORKLOADS[name].write(project)
+    bucket = f"byok8s/flame-{secrets.token_hex(4)}"
+    script = str(Path(sys.executable).parent / "byok8s")
+    return [script, "run", "flow", "params", "-b", bucket, f"--context={info.context}"]
+
+
+def null_run(project: Path, jobs: int) -> list[str]:
+    """bench/leader.py with pods that do nothing."""
+    import leader
+
+    project.mkdir()
+    (project / "Snakefile").write_text(leader.SNAKEFILE.format(jobs=jobs))
+    given = json.dumps({"jobs": jobs, "scheduler": "byok8s", "step": False})
+    return [str(HERE / "leader.py"), "--one", given]
+
+
+def record(command: list[str], project: Path, target: Path, title: str) -> None:
+    """Run a Python script to its end, with samples of all of its threads that work."""
+    uv = str(Path(sys.executable).parent / "uv")
+    spy = [uv, "tool", "run", "--quiet", "--from", PY_SPY, "py-spy", "record"]
+    how = ["--rate", str(RATE), "--format", "flamegraph", "--output", str(target)]
+    done = subprocess.run(
+        [*spy, *how, "--", sys.executable, *command],
+        check=False,
+        cwd=project,
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode or not target.exists():
+        sys.exit(f"{title} could not be sampled:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+    text = target.read_text().replace("py-spy record", title)
+    # thousands of frames that nobody can see make up most of the file
+    target.write_text(_FRAME.sub(lambda f: f[0] if float(f[2]) >= LEAST else "", text))
+
+
+def summary(flame: Path, most: int = 15) -> str:
+    """The functions with the most samples of their own or of what they call."""
+    shares: Counter[str] = Counter()
+    for name, share in _FRAME.findall(flame.read_text()):
+        function = html.unescape(name)
+        shares[function] = max(shares[function], round(float(share) * 100))
+    return "\n".join(f"{share / 100:6.1f} %  {name}" for name, share in shares.most_common(most))
+
+
+if __name__ == "__main__":
+    main()
