@@ -141,7 +141,7 @@ def test_case_1_two_sleeps_are_killed_and_a_third_job_is_told(lab: Lab):
     assert batch.updates(0.5) is None
 
 
-def test_cases_2_and_3_environment_and_exit_code(lab: Lab):
+def test_case_2_and_case_3_environment_and_exit_code(lab: Lab):
     batch = lab.start()
     script = '[ "$FOO" = bar ] && exit 23; exit 42'
     batch.issue(lab.request("set", script, env={"FOO": "bar"}))

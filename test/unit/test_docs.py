@@ -171,3 +171,12 @@ def test_no_obsolete_tool_is_recommended() -> None:
     for path in files:
         if path.name != "2019.md" and path.is_file():
             assert not re.search(obsolete, path.read_text()), path
+
+
+def test_every_name_of_the_library_is_told_of() -> None:
+    from byok8s import batch
+
+    told = (ROOT / "docs/batch.md").read_text()
+    own = [name for name in vars(batch.BatchSystem) if not name.startswith("_")]
+    for name in (*batch.__all__, *own):
+        assert re.search(rf"`{name}\b|[`.]{name}\(", told), name

@@ -334,6 +334,11 @@ class Book:
         with self.changed:
             return [job for job in self._pods.values() if job.wait or job.placed]
 
+    def waits(self) -> dict[str, str]:
+        """What each job that waits is known to wait for."""
+        with self.changed:
+            return {i: job.wait.message for i, job in self._jobs.items() if job.wait}
+
     def expire(self) -> list[Job]:
         """End the jobs that have waited longer than the limit of what they wait for."""
         now = time.monotonic()

@@ -313,3 +313,10 @@ class Update:
     started: float | None = None
     finished: float | None = None
     disruption: bool = False
+
+    @property
+    def wall_seconds(self) -> float | None:
+        """How long the job's container ran, to a second; None when it has not, or still does."""
+        if self.started is None or self.finished is None:
+            return None
+        return max(0.0, self.finished - self.started)

@@ -32,6 +32,10 @@ def quantity(text: str) -> float:
     return float(found[1]) * _SUFFIX[found[2]]
 
 
+class NeverFits(Byok8sError):
+    """No node is large enough for a job, and none that is may be added."""
+
+
 class Nodes:
     """The largest node of each resource, and whether new nodes may come; asked for rarely.
 

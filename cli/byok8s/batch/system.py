@@ -5,17 +5,19 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from queue import Empty
-from typing import Any
+from typing import Any, Self
 
 from byok8s.batch.book import Book, Job
 from byok8s.batch.client import ApiError, KubeClient, Stream
 from byok8s.batch.create import Creators
 from byok8s.batch.ends import Pod, Update
 from byok8s.batch.lease import Lease
-from byok8s.batch.nodes import Nodes
+from byok8s.batch.nodes import NeverFits, Nodes
 from byok8s.batch.pace import TokenBucket
 from byok8s.batch.pods import SECRET_MOUNT, PodRequest, RunIdentity, log_container, manifest
 from byok8s.batch.record import RunRecord
@@ -73,6 +75,7 @@ class BatchSystem:
             self._book.on_event,
             reconcile=reconcile_seconds,
         )
+        self._env: dict[str, str] = {}
         self._nodes = Nodes(client)
         self._creators = Creators(
             client,
@@ -106,6 +109,17 @@ class BatchSystem:
         self._creators.start()
         self._steward.start()
 
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.shutdown()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.shutdown()
+
     def issue(self, request: PodRequest, still_there: Callable[[], bool] | None = None) -> None:
         """Have a job run; returns at once, what becomes of it comes as updates.
 
@@ -114,11 +128,29 @@ class BatchSystem:
         `still_there` is asked whether what it has made still is. Raises ValueError when the job
         has not ended or the attempt's pod is still there.
         """
+        if self._env:
+            request = replace(request, env={**self._env, **request.env})
         if still_there and self._book.claimable(request) and not still_there():
             self._book.spoil(request)
         job = self._book.add(request)
         if job is not None:
             self._creators.put(job)
+
+    def set_env(self, name: str, value: str | None) -> None:
+        """Set a variable for all jobs issued from now on, or with None no longer set it.
+
+        A job's own `env` comes before it.
+        """
+        changed = {**self._env, name: value}
+        self._env = {name: text for name, text in changed.items() if text is not None}
+
+    def check(self, request: PodRequest) -> None:
+        """Raise NeverFits when no node can ever have such a job, nor one that may be added.
+
+        `issue` looks as well, and then the job fails without a pod.
+        """
+        if lack := self._nodes.never_fits(request):
+            raise NeverFits(lack)
 
     def adopt(self, job_id: str) -> bool:
         """Take over a pod that an earlier leader has left, as it is, whatever it does.
@@ -141,6 +173,19 @@ class BatchSystem:
     def running(self) -> dict[str, float]:
         """For each job whose container runs, for how many seconds it has."""
         return self._book.running()
+
+    def waiting(self) -> dict[str, str]:
+        """For each job that is known to wait for something, what for, in a sentence."""
+        return self._book.waits()
+
+    def status_message(self) -> str | None:
+        """What jobs wait for, the most frequent of it, in a sentence or two; None: for nothing."""
+        waits = self._book.waits()
+        if not waits:
+            return None
+        message, count = Counter(waits.values()).most_common(1)[0]
+        few = f", {count} of them for this" if count < len(waits) else ""
+        return f"Jobs that wait: {len(waits)} of {len(self.issued())}{few}. {message}"
 
     def kill(self, ids: Iterable[str], deadline: float = 30.0) -> list[str]:
         """Delete the pods of jobs, of which no update comes any more.
@@ -238,10 +283,13 @@ class BatchSystem:
         """Delete the run's pods, its Secret and, unless `keep_record`, its ConfigMap.
 
         Takes at most about `deadline` seconds; returns the names of what remains. `idle`: no pod
-        has work any more, and none needs time to end.
+        has work any more, and none needs time to end. A run that `start` did not get is not
+        touched: it is another leader's.
         """
         until = time.monotonic() + deadline
         self._stop_threads(min(2.0, deadline / 4))
+        if not self._lease.uid:
+            return []
         # The ConfigMap goes first: the cluster then removes the rest even if we are killed here
         remaining = self._record.delete(keep_config_map=keep_record, patience=deadline / 4)
         remaining += self._delete_all(until, idle)

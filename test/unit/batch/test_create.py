@@ -196,7 +196,7 @@ def test_quantities(text: str, number: float):
     assert quantity(text) == pytest.approx(number)
 
 
-def test_toil_case_4_what_no_node_has_fails_without_a_pod(api: Api, book: Book, client: KubeClient):
+def test_case_4_what_no_node_has_fails_without_a_pod(api: Api, book: Book, client: KubeClient):
     api.answer = lambda _: Says()
     made = Creators(
         client,

@@ -71,7 +71,7 @@ TOO_MUCH = [
 
 
 @pytest.mark.parametrize(("request_", "words"), TOO_MUCH)
-def test_toil_case_4_what_no_node_has_is_refused(
+def test_case_4_what_no_node_has_is_refused(
     api: Api, client: KubeClient, request_: PodRequest, words: str
 ):
     api.answer = cluster(large(), large(**{"amd.com/gpu": "2"}))

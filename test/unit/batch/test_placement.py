@@ -69,14 +69,14 @@ SPOT = [
 ]
 
 
-def test_toil_case_5_not_preemptible_prohibits_every_spot_label_and_tolerates_nothing():
+def test_case_5_not_preemptible_prohibits_every_spot_label_and_tolerates_nothing():
     made = spec(Placement(spot=Spot.NEVER))
     term = {"matchExpressions": [not_in(*label) for label in SPOT]}
     assert made["affinity"] == {"nodeAffinity": {REQUIRED: {"nodeSelectorTerms": [term]}}}
     assert "tolerations" not in made
 
 
-def test_toil_case_5_preemptible_prefers_each_spot_label_and_tolerates_the_taints():
+def test_case_5_preemptible_prefers_each_spot_label_and_tolerates_the_taints():
     made = spec(Placement(spot=Spot.PREFER))
     assert made["affinity"] == {
         "nodeAffinity": {
@@ -99,7 +99,7 @@ def test_spot_required_is_any_of_the_labels():
     assert len(made["tolerations"]) == 3
 
 
-def test_toil_case_6_required_desired_and_prohibited_combine():
+def test_case_6_required_desired_and_prohibited_combine():
     made = spec(
         Placement(
             required=(NodeLabel("GottaBeSetTo", ("This",)),),

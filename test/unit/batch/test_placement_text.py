@@ -175,7 +175,7 @@ def test_a_bad_word_is_refused_in_one_sentence(name: str, text: Any, words: str)
     assert told.endswith(".") and "\n" not in told
 
 
-def test_toil_case_4_an_unknown_accelerator_is_refused():
+def test_case_4_an_unknown_accelerator_is_refused():
     assert "but must be nvidia or amd" in refusal(gpu=1, gpu_manufacturer="cerebras")
 
 

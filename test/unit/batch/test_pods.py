@@ -148,7 +148,7 @@ def test_autoscalers_leave_the_pod_alone():
     assert annotations["karpenter.sh/do-not-disrupt"] == "true"
 
 
-def test_toil_case_13_a_long_owner_can_be_found():
+def test_case_13_a_long_owner_can_be_found():
     owner = "Jane_Doe" + "x" * 40
     labels = RunIdentity("alpha", owner).labels
     assert labels["byok8s.io/owner"] == owner and len(owner) <= 63

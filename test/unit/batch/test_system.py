@@ -1,0 +1,173 @@
+"""What the library offers beside issuing and telling: variables, checks, what is waited for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from byok8s.batch import (
+    BatchSystem,
+    Cause,
+    KubeClient,
+    NeverFits,
+    PodRequest,
+    RunIdentity,
+    RunIsLed,
+    Update,
+)
+from support.fakeapi import Api, Asked, Says, refusal
+from support.fakestore import Store
+
+IDENTITY = RunIdentity("flow-1", "ada")
+UNSCHEDULABLE = {
+    "phase": "Pending",
+    "conditions": [
+        {
+            "type": "PodScheduled",
+            "status": "False",
+            "reason": "Unschedulable",
+            "message": "0/1 nodes are available: 1 Insufficient cpu.",
+        }
+    ],
+}
+
+
+@pytest.fixture
+def store(api: Api) -> Store:
+    store = Store.behind(api)
+    allocatable = {"cpu": "2", "memory": "8Gi", "ephemeral-storage": "50Gi"}
+    store.items["nodes", "n"] = {
+        "metadata": {"name": "n"},
+        "spec": {},
+        "status": {"allocatable": allocatable},
+    }
+
+    def answer(asked: Asked) -> Says:
+        if asked.path.endswith("/cluster-autoscaler-status"):
+            return refusal(404, "NotFound", "there is none")
+        return store.answer(asked)
+
+    api.answer = answer
+    return store
+
+
+@pytest.fixture
+def batch(store: Store, client: KubeClient) -> BatchSystem:
+    return BatchSystem(client, IDENTITY, rate=0)
+
+
+def request(job_id: str, **more: Any) -> PodRequest:
+    return PodRequest(job_id, image="x", command=("true",), **more)
+
+
+def until(condition: Callable[[], Any]) -> None:
+    deadline = time.monotonic() + 5
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def environments(store: Store) -> dict[str, dict[str, str]]:
+    """The variables of each job's container."""
+    return {
+        pod["metadata"]["annotations"]["byok8s.io/id"]: {
+            entry["name"]: entry["value"] for entry in pod["spec"]["containers"][0]["env"]
+        }
+        for (kind, _), pod in store.items.items()
+        if kind == "pods"
+    }
+
+
+def test_case_2_and_case_3_variables_of_all_jobs_and_of_one(store: Store, batch: BatchSystem):
+    with batch:
+        batch.issue(request("before"))
+        batch.set_env("FOO", "bar")
+        batch.issue(request("all"))
+        batch.issue(request("own", env={"FOO": "mine", "X": "1"}))
+        batch.issue(request("after"))
+        batch.set_env("FOO", None)
+        batch.set_env("FOO", None)  # what is not set can be unset
+        batch.issue(request("unset"))
+        until(lambda: len(store.names("pods")) == 5)
+        made = environments(store)
+    assert {name: variables.get("FOO") for name, variables in made.items()} == {
+        "before": None,
+        "all": "bar",
+        "own": "mine",
+        "after": "bar",
+        "unset": None,
+    }
+    assert made["own"]["X"] == "1" and "X" not in made["after"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"cpu": 2000}, "it asks for 2000 CPUs and the largest node has 2"),
+        ({"memory_mb": 5_000_000}, "it asks for 5000000 MB of memory"),
+        ({"disk_mb": 60_000}, "it asks for 60000 MB of disk"),
+    ],
+)
+def test_case_4_what_never_fits_is_told_before_it_is_issued(
+    store: Store, batch: BatchSystem, asked: dict[str, int], words: str
+):
+    with pytest.raises(NeverFits, match=words):
+        batch.check(request("large", **asked))
+    batch.check(request("small", cpu=2, memory_mb=8000, disk_mb=50_000))
+    assert store.names("pods") == []
+
+
+def test_what_jobs_wait_for_is_told_with_their_number(store: Store, batch: BatchSystem):
+    with batch:
+        assert batch.status_message() is None and batch.waiting() == {}
+        for name in ("one", "two", "three"):
+            batch.issue(request(name))
+        until(lambda: len(store.names("pods")) == 3)
+        pods = [pod for (kind, _), pod in list(store.items.items()) if kind == "pods"]
+        for pod in pods[:2]:
+            store.put("pods", {**pod, "status": UNSCHEDULABLE})
+        until(lambda: len(batch.waiting()) == 2)
+        said = "No node has room for the pod now: 0/1 nodes are available: 1 Insufficient cpu."
+        assert set(batch.waiting().values()) == {said}
+        assert batch.status_message() == f"Jobs that wait: 2 of 3. {said}"
+        state = {"waiting": {"reason": "InvalidImageName", "message": "x"}}
+        broken = {"phase": "Pending", "containerStatuses": [{"name": "job", "state": state}]}
+        store.put("pods", {**pods[2], "status": broken})
+        until(lambda: (batch.status_message() or "").startswith("Jobs that wait: 3 of 3, 2 of "))
+        batch.kill(batch.issued())
+        assert batch.waiting() == {} and batch.status_message() is None
+
+
+def test_how_long_a_job_ran():
+    made = Update("a", 1, "succeeded", "p", started=10.0, finished=12.5)
+    assert made.wall_seconds == 2.5
+    assert Update("a", 1, "failed", "p", started=10.0, finished=9.0).wall_seconds == 0.0
+    assert Update("a", 1, "running", "p", started=10.0).wall_seconds is None
+    assert Update("a", 1, "failed", "p", cause=Cause.CREATE_REFUSED).wall_seconds is None
+
+
+def test_a_batch_that_is_left_leaves_nothing(store: Store, batch: BatchSystem):
+    def work() -> None:
+        with batch:
+            batch.issue(request("a"))
+            until(lambda: store.names("pods"))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert store.names("pods") == store.names("configmaps") == []
+
+
+def test_who_does_not_get_the_lead_touches_nothing(
+    store: Store, batch: BatchSystem, client: KubeClient
+):
+    with batch:
+        batch.issue(request("a"))
+        until(lambda: store.names("pods"))
+        second = BatchSystem(client, IDENTITY)
+        with pytest.raises(RunIsLed), second:
+            pass
+        assert second.shutdown() == []
+        assert len(store.names("pods")) == len(store.names("configmaps")) == 1
