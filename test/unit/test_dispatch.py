@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 from byok8s.batch import ApiError, PodRequest, Update
 from byok8s.worker.spec import NEWS, BundleJob, BundleSpec, Command, JobSpec, Result
-from byok8s.workflow.dispatch import TROUBLES, Dispatcher
+from byok8s.workflow.dispatch import Dispatcher
 from byok8s.workflow.durations import Durations
 from byok8s.workflow.events import JobName
 from byok8s.workflow.inherited import Left, Stock
+from byok8s.workflow.sharing import TROUBLES
 from byok8s.workflow.tasks import Outcome, Task
 from support.memory import MemoryBucket
 
@@ -279,6 +280,29 @@ def test_jobs_of_a_lost_pod_run_again_and_finished_ones_do_not(run: Run) -> None
     assert "b" not in run.ended
 
 
+def test_a_job_at_work_in_a_pod_that_the_cluster_ended_is_told_so(run: Run) -> None:
+    run.submit("ab")
+    until(run.bundles)
+    [pod] = run.bundles()
+    run.place(pod)
+    run.tell(pod, started="a")
+    until(lambda: run.started)
+    run.update(pod, "failed", cause="evicted", message="Evicted.", disruption=True, started=1.0)
+    until(lambda: "a" in run.ended)
+    outcome = run.ended["a"]
+    assert outcome.update is not None and outcome.update.cause == "evicted"
+    until(lambda: len(run.bundles()) == 2)
+    assert run.jobs_of(run.bundles()[1]) == {"b"} and "b" not in run.ended
+
+
+def test_a_pod_that_is_always_ended_before_it_does_anything_is_told_of(run: Run) -> None:
+    run.submit("ab")
+    until(run.bundles)
+    run.update(run.bundles()[0], "failed", cause="node_lost", disruption=True)
+    until(lambda: len(run.ended) == 2)
+    assert not any(outcome.success for outcome in run.ended.values())
+
+
 def test_after_its_pod_ran_out_of_memory_a_job_gets_its_own(run: Run) -> None:
     run.submit("ab")
     until(run.bundles)
@@ -345,7 +369,7 @@ def test_where_logs_cannot_be_read_pods_are_sent_nothing(run: Run) -> None:
     run.submit("a")
     until(run.bundles)
     run.update(run.bundles()[0], "placed")
-    time.sleep(0.4)
+    until(lambda: run.dispatcher._sharing.deaf)
     run.submit("b")
     until(lambda: len(run.bundles()) == 2)
     assert not run.mail(run.bundles()[0])
@@ -357,7 +381,7 @@ def test_when_logs_can_be_read_again_pods_are_sent_more(run: Run) -> None:
     run.submit("a")
     until(run.bundles)
     run.update(run.bundles()[0], "placed")
-    time.sleep(0.4)
+    until(lambda: run.dispatcher._sharing.deaf)
     run.submit("b")
     until(lambda: len(run.bundles()) == 2)
     run.batch.refuses = None
@@ -392,7 +416,7 @@ def test_a_failed_job_is_told_and_the_rest_can_be_withdrawn(run: Run) -> None:
     run.finish(pod, "a", code=3)
     until(lambda: "a" in run.ended)
     assert not run.ended["a"].success
-    run.dispatcher._alone.append(run.dispatcher._pods[pod.id].tasks["b"])  # one that waits
+    run.dispatcher._sharing._alone.append(run.dispatcher._pods[pod.id].tasks["b"])  # one that waits
     assert [task.id for task in run.dispatcher.withdraw()] == ["b"]
 
 

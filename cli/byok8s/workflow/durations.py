@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
+_UNKNOWN = 1.0  # seconds, of a rule that nothing is known of
 _WEIGHT = 0.2  # of the newest job; a rule's jobs differ, and rules change
 
 
@@ -28,6 +29,11 @@ class Durations:
         if known is None or least is None:
             return least if known is None else known
         return max(known, least)
+
+    def work(self, rules: Iterable[str]) -> float:
+        """Seconds that jobs of these rules are likely to take, one after the other."""
+        known = map(self.expected, rules)
+        return sum(_UNKNOWN if seconds is None else max(0.01, seconds) for seconds in known)
 
     def learn(self, rule: str, seconds: float) -> None:
         """A job of the rule took so long."""

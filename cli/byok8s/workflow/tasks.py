@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
@@ -73,8 +74,14 @@ class BundlePod:
     followed: bool = False  # its log is, or will be, read
     heard: bool = False  # its log can be read: it can be told more
     closing: bool = False
+    given_up: bool = False  # and deleted, by us
     stuck: bool = False  # no node has room
+    used: bool = False  # whether a command of it has begun
     started: dict[str, float] = field(default_factory=dict)
+
+    def begin(self, id: str) -> None:
+        """A job's command has begun."""
+        self.used, self.started[id] = True, time.monotonic()
 
     def is_busy(self, now: float) -> bool:
         """Whether a command of it has run for so long that what comes next would wait."""
