@@ -130,6 +130,37 @@ def test_an_interrupted_run_may_be_kept() -> None:
     assert str(error).endswith(REMOVAL)
 
 
+def test_what_an_unreachable_api_server_kept_is_removed_when_it_is_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[str] = []
+    answers: list[Any] = [[], ["secret/flow-1"], ApiError(0, "Unreachable", "no answer")]
+
+    def remove_run(client: Any, run: str, deadline: float) -> list[str]:
+        asked.append(run)
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return list(answer)
+
+    monkeypatch.setattr("byok8s.batch.runs.remove_run", remove_run)
+    told = []
+    for _ in range(3):
+        made, _, listener = leading(FakeSession(remains=("configmap/flow-1", "pod/x")))
+        made.end()
+        told.append(listener.told[1:])
+        assert listener.told[0].startswith("The API server does not answer")
+    assert told == [
+        [],
+        [f"Could not remove secret/flow-1 in time; remove with: {REMOVAL}"],
+        [f"Could not remove objects of the run (no answer) in time; remove with: {REMOVAL}"],
+    ]
+    made, _, listener = leading(FakeSession(remains=("pod/x (deleted)",)))
+    made.end()  # the node's word may never come: nobody waits for it
+    assert len(asked) == 3
+    assert listener.told == [f"Could not remove pod/x (deleted) in time; remove with: {REMOVAL}"]
+
+
 def test_a_run_to_be_kept_without_jobs_leaves_nothing() -> None:
     session = FakeSession(0, 0)
     leading(session, keep=True)[0].interrupted()

@@ -26,6 +26,9 @@ MERGE_PATCH = "application/merge-patch+json"
 CONNECT_SECONDS = 5.0
 READ_SECONDS = 60.0
 PATIENCE_SECONDS = 120.0  # how long one call is retried while the API is down or overloaded
+# how long the first calls of a run are retried: a server that is away is told at once, one that
+# refuses for now (429, 5xx) is there, and a moment later it may answer
+FIRST_PATIENCE = {"patience": 0.0, "while_busy": 10.0}
 PASSING = frozenset({0, 429, 500, 502, 503, 504})
 TLS = "TLS"
 
@@ -100,12 +103,14 @@ class KubeClient:
         return Stream(self._send("GET", path, query=query, timeout=silence, stream=True))
 
     def version(self, timeout: float = 2.5) -> str:
-        """The server's version, in at most about `timeout` seconds.
+        """The server's version, in at most about `timeout` seconds where none answers.
 
         Raises ClusterError: unreachable, certificate not trusted, or not logged in.
         """
         try:
-            answer = self.call("GET", "/version", timeout=timeout, connect=timeout, patience=0.0)
+            answer = self.call(
+                "GET", "/version", timeout=timeout, connect=timeout, **FIRST_PATIENCE
+            )
         except (ApiError, ValueError) as error:
             raise self.not_ready(error) from error
         return str(answer.get("gitVersion", "unknown"))
@@ -113,7 +118,7 @@ class KubeClient:
     def namespace_exists(self) -> bool:
         """False only when the API says so; who may not ask is told later, by a create."""
         try:
-            self.call("GET", f"/api/v1/namespaces/{self.namespace}", patience=0.0)
+            self.call("GET", f"/api/v1/namespaces/{self.namespace}", **FIRST_PATIENCE)
         except ApiError as error:
             if error.status == 403:
                 return True
@@ -159,20 +164,27 @@ class KubeClient:
         path: str,
         *,
         patience: float = PATIENCE_SECONDS,
+        while_busy: float | None = None,
         stop: threading.Event | None = None,
         **options: Any,
     ) -> bytes:
         """One call with retries while `patience` (seconds) lasts and `stop` is not set.
 
-        Retried: 429, 5xx and broken connections, with jitter and Retry-After. Never retried
-        blindly: 400, 403, 404, 409, 422. A 401 reads the credentials anew, once.
+        Retried: 429, 5xx and broken connections, with jitter and Retry-After; `while_busy` is the
+        patience with the first two where it differs. Never retried blindly: 400, 403, 404, 409,
+        422. A 401 reads the credentials anew, once.
         """
         event = stop or threading.Event()
+
+        def is_over(state: tenacity.RetryCallState) -> bool:
+            error = state.outcome.exception() if state.outcome else None
+            answered = isinstance(error, ApiError) and error.status != 0
+            limit = while_busy if answered and while_busy is not None else patience
+            return event.is_set() or (state.seconds_since_start or 0.0) >= limit
+
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception(lambda e: isinstance(e, ApiError) and e.passing),
-            stop=tenacity.stop_any(
-                tenacity.stop_after_delay(patience), tenacity.stop_when_event_set(event)
-            ),
+            stop=is_over,
             wait=_pause,
             sleep=tenacity.sleep_using_event(event),
             reraise=True,

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from byok8s.batch.client import ApiError, KubeClient
+from byok8s.batch.client import FIRST_PATIENCE, ApiError, KubeClient
 
 REVIEWS = "/apis/authorization.k8s.io/v1"
 
@@ -53,7 +53,7 @@ def _rules(client: KubeClient) -> list[Mapping[str, Any]]:
     }
     try:
         answer = client.call(
-            "POST", f"{REVIEWS}/selfsubjectrulesreviews", body=review, patience=0.0
+            "POST", f"{REVIEWS}/selfsubjectrulesreviews", body=review, **FIRST_PATIENCE
         )
     except ApiError as error:
         if error.status in (403, 404):
@@ -91,7 +91,7 @@ def _may(client: KubeClient, action: Action) -> bool:
     }
     try:
         answer = client.call(
-            "POST", f"{REVIEWS}/selfsubjectaccessreviews", body=review, patience=0.0
+            "POST", f"{REVIEWS}/selfsubjectaccessreviews", body=review, **FIRST_PATIENCE
         )
     except ApiError as error:
         raise client.not_ready(error) from error

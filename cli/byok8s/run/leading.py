@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from byok8s.workflow.session import Session
 
 DEADLINE_SECONDS = 8.0  # for removing everything, within the ten that are promised
+OUTAGE_SECONDS = 60.0  # for the same, once more, when the API server did not answer then
 
 
 class Leading:
@@ -87,11 +88,26 @@ class Leading:
             return
         if self._lost:
             session.abandon()
-        elif remains := session.close(DEADLINE_SECONDS):
+        elif remains := self._outlast(session, session.close(DEADLINE_SECONDS)):
             names = ", ".join(remains)
             self._listener.warn(
                 f"Could not remove {names} in time; remove with: {removal(session)}"
             )
+
+    def _outlast(self, session: Session, remains: list[str]) -> list[str]:
+        """Try for longer where the API server did not answer; nobody waits for a Ctrl-C here.
+
+        Pods alone remain where their node has not confirmed their end, which may take for ever.
+        """
+        from byok8s.batch.runs import remove_run
+
+        if all(name.startswith("pod/") for name in remains):
+            return remains
+        self._listener.note("The API server does not answer; the run's objects are removed later")
+        try:
+            return remove_run(session.client, session.run.name, OUTAGE_SECONDS)
+        except Byok8sError as error:
+            return [f"objects of the run ({error})"]
 
     def interrupted(self) -> Byok8sError:
         """End an interrupted run; the error says what became of its jobs."""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from byok8s.batch import ApiError, KubeClient
+from byok8s.batch.permissions import Action, forbidden
 from byok8s.exceptions import ClusterError
 from support.fakeapi import Api, Says, kubeconfig, refusal
 
@@ -122,6 +123,22 @@ def test_an_unreachable_server_is_told_at_once(tmp_path: Path):
     with pytest.raises(ClusterError, match=f"{url} of context 'test': connection refused"):
         client.version()
     assert time.monotonic() - began < 1
+
+
+@pytest.mark.parametrize(("status", "reason"), [(429, "TooManyRequests"), (503, "Unavailable")])
+def test_a_server_that_is_busy_when_a_run_begins_is_asked_again(
+    api: Api, client: KubeClient, status: int, reason: str
+):
+    busy = refusal(status, reason, "try again later")
+    api.in_turn(busy, busy, Says({"gitVersion": "v1.35.4"}))
+    assert client.version() == "v1.35.4"
+    api.in_turn(busy, refusal(404, "NotFound", 'namespaces "lab" not found'))
+    assert not client.namespace_exists()
+    review = {
+        "status": {"resourceRules": [{"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}]}
+    }
+    api.in_turn(busy, Says(review))
+    assert forbidden(client, [Action("create", "pods")]) == []
 
 
 def test_a_silent_server_is_told_within_the_timeout(tmp_path: Path):
