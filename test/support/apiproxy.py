@@ -8,6 +8,7 @@ import socket
 import ssl
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -37,9 +38,13 @@ class Fault:
 
 @dataclass
 class ApiProxy:
-    """Listens on loopback, speaks plain HTTP, and has the credentials of `context`."""
+    """Listens on loopback, speaks plain HTTP, and has the credentials of `context`.
+
+    `rewrite` is given each request's kind and body, and returns the body that goes on.
+    """
 
     context: str
+    rewrite: Callable[[str, bytes], bytes] = lambda kind, body: body
     requests: list[str] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
 
@@ -53,7 +58,7 @@ class ApiProxy:
         class Handler(_Handler):
             owner = proxy
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = _Server(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         self._server.block_on_close = False
         self.url = f"http://127.0.0.1:{self._server.server_port}"
@@ -66,7 +71,10 @@ class ApiProxy:
         self._server.server_close()
 
     def cut_watches(self) -> int:
-        """End the connections of all watches without a word; returns how many there were."""
+        """End the connections of all watches and logs that are followed without a word.
+
+        Returns how many there were.
+        """
         with self._lock:
             watches = list(self._watches)
         for connection in watches:
@@ -102,12 +110,23 @@ class ApiProxy:
 
 
 def kind_of(method: str, path: str) -> str:
-    """'POST pods', 'GET pods' (a list), 'WATCH pods', 'GET pods/NAME' …"""
+    """'POST pods', 'GET pods' (a list), 'WATCH pods', 'FOLLOW pods/NAME/log', 'GET pods/NAME' …"""
     url = urlsplit(path)
     parts = url.path.strip("/").split("/")
     rest = parts[parts.index("namespaces") + 2 :] if "namespaces" in parts else parts[-1:]
+    rest = rest or ["namespaces"]
     resource = "/".join([rest[0], *(["NAME"] if len(rest) > 1 else []), *rest[2:]])
-    return f"{'WATCH' if 'watch=1' in url.query else method} {resource}"
+    for streaming, verb in (("watch=1", "WATCH"), ("follow=true", "FOLLOW")):
+        if streaming in url.query:
+            method = verb
+    return f"{method} {resource}"
+
+
+class _Server(ThreadingHTTPServer):
+    request_queue_size = 128
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Either side has hung up, or the API server is away: the other one sees the same."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -129,9 +148,11 @@ class _Handler(BaseHTTPRequestHandler):
         upstream = self.owner.connect()
         try:
             headers = {n: v for n, v in self.headers.items() if n.lower() != "host"}
+            body = self.owner.rewrite(kind, body)
+            headers = {n: v for n, v in headers.items() if n.lower() != "content-length"}
             upstream.request(self.command, self.path, body or None, headers)
             response = upstream.getresponse()
-            if kind.startswith("WATCH"):
+            if kind.startswith(("WATCH", "FOLLOW")):
                 self.pass_on(response)
                 return
             content = response.read()
@@ -149,7 +170,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def pass_on(self, response: http.client.HTTPResponse) -> None:
-        """A watch, piece by piece."""
+        """A watch or a log, piece by piece."""
         self.send_response(response.status)
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()

@@ -8,6 +8,7 @@ import ssl
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -22,9 +23,9 @@ _HOP = {"connection", "keep-alive", "transfer-encoding", "content-length"}
 class Fault:
     """What happens to the next `times` requests of a kind whose key ends with `key`.
 
-    actions: "503", "403", "cut" (no answer), "truncate" (half of the body, then the end of the
-    connection), "short" (half of the body, as if it were all), "corrupt" (one byte of the body),
-    "hang" (no answer for `seconds`).
+    actions: "503", "403", "cut" (no answer), "lose" (the server does its work, its answer is
+    lost), "truncate" (half of the body, then the end of the connection), "short" (half of the
+    body, as if it were all), "corrupt" (one byte of the body), "hang" (no answer for `seconds`).
     """
 
     kind: str  # GET, PUT, HEAD, DELETE, LIST, POST or *
@@ -46,6 +47,8 @@ class S3Proxy:
     senders: list[str] = field(default_factory=list)  # the address that each came from
     headers: list[dict[str, str]] = field(default_factory=list)  # of each, names in small letters
     faults: list[Fault] = field(default_factory=list)
+    on_stored: Callable[[str], None] = lambda key: None  # told of each object that was put
+    _away_until: float = 0.0
     _lock: threading.Lock = field(default_factory=threading.Lock)
     stopping: threading.Event = field(default_factory=threading.Event)
 
@@ -55,7 +58,7 @@ class S3Proxy:
         class Handler(_Handler):
             owner = proxy
 
-        self._server = ThreadingHTTPServer((self.host, 0), Handler)
+        self._server = _Server((self.host, 0), Handler)
         self._server.daemon_threads = True
         if self.certificate:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -83,15 +86,28 @@ class S3Proxy:
         self.senders.clear()
         self.headers.clear()
 
+    def go_away(self, seconds: float) -> None:
+        """Answer nobody for a while."""
+        self._away_until = time.monotonic() + seconds
+
     def take_fault(self, kind: str, key: str, sender: str) -> Fault | None:
         with self._lock:
             self.requests.append((kind, key))
             self.senders.append(sender)
+            if time.monotonic() < self._away_until:
+                return Fault("*", "cut")
             for fault in self.faults:
                 if fault.times and fault.kind in (kind, "*") and key.endswith(fault.key):
                     fault.times -= 1
                     return fault
         return None
+
+
+class _Server(ThreadingHTTPServer):
+    request_queue_size = 128
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Either side has hung up: the other one sees the same."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -128,7 +144,11 @@ class _Handler(BaseHTTPRequestHandler):
             self._cut()
             return
         status, headers, data = self._upstream(body)
-        if action == "truncate":
+        if kind == "PUT" and status == 200:
+            self.owner.on_stored(key)
+        if action == "lose":
+            self._cut()
+        elif action == "truncate":
             self._answer(status, headers, data[: len(data) // 2], announced=len(data))
             self._cut()
         elif action == "short":

@@ -1,0 +1,1 @@
+"""Runs of a workflow on a real cluster while things go wrong, drawn from a seed."""
