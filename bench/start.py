@@ -12,6 +12,7 @@ import importlib.abc
 import importlib.machinery
 import json
 import os
+import resource
 import secrets
 import subprocess
 import sys
@@ -27,6 +28,8 @@ TRACE = "BYOK8S_BENCH_TRACE"  # the file to which the child writes
 STEPS = {
     "byok8s.run.preflight": ["preflight", "find_context", "_check_cluster", "_check_storage"],
     "byok8s.run.story": ["run_workflow", "_execute", "_close"],
+    "byok8s.batch.official": ["official"],
+    "byok8s.workflow.imports": ["import_snakemake"],
     "byok8s.batch.client": ["KubeClient._send_once", "KubeClient.__init__"],
     "byok8s.workflow.bucket": ["WorkflowBucket.of", "WorkflowBucket.close"],
     "byok8s.workflow.api": ["execute", "_parsed_workflow", "_execute"],
@@ -39,10 +42,10 @@ STEPS = {
     "byok8s.workflow.executor": ["Executor.run_jobs", "Executor.shutdown", "Executor._ended"],
     "byok8s.workflow.persistence": ["RecordLog.load"],
     "byok8s.storage.inventory": ["Inventory._list"],
-    "byok8s.storage.bucket": ["_client", "_Bucket.ask"],
+    "byok8s.storage.bucket": ["_checked_as_used", "_client", "_Bucket.ask"],
     "snakemake.workflow": ["Workflow._build_dag", "Workflow.execute", "Workflow.include"],
 }
-IMPORTS = ("kubernetes.config", "botocore.session", "snakemake.api", "byok8s.workflow.bucket")
+IMPORTS = ("botocore.session", "snakemake.api", "byok8s.workflow.bucket")
 
 
 def main() -> None:
@@ -67,6 +70,8 @@ def main() -> None:
         rows = [json.loads(line) for line in trace.read_text().splitlines()]
     show(rows, began)
     print(f"{ended:7.3f}         the process has ended, with exit code {done.returncode}")
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    print(f"{used.ru_utime + used.ru_stime:.2f} s of CPU")
     summary(rows, began, ended)
 
 

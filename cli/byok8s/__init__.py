@@ -11,6 +11,7 @@ The layers, top to bottom; an import may only point down (import-linter holds it
     worker/      what runs inside a pod: standard library and obstore
     settings.py  frozen dataclasses: the readers of files, environment and options
     exceptions.py  the errors, drawn as a tree
+    standins.py  importing a library without parts of it
 """
 
 __version__ = "1.0.0"

@@ -258,6 +258,7 @@ def test_an_authority_that_is_none(
 # --- the bucket, as a server on this machine answers
 
 LIST = '<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/"></ListBucketResult>'
+MD5 = hashlib.md5(b"byok8s\n").hexdigest()  # of the test object
 
 
 def error_body(code: str, message: str = "", more: str = "") -> str:
@@ -266,10 +267,14 @@ def error_body(code: str, message: str = "", more: str = "") -> str:
 
 def server(loopback: Any, **answers: tuple[int, str, dict[str, str]]) -> S3Settings:
     """A server that answers well but for the methods named in `answers`."""
+    made = {
+        "ETag": f'"{MD5}"',
+        "Last-Modified": "Sat, 21 Nov 2026 12:00:00 GMT",
+    }
     good = {
         "GET": (200, LIST, {}),
-        "PUT": (200, "", {}),
-        "HEAD": (200, "", {}),
+        "PUT": (200, "", made),
+        "HEAD": (200, "", made),
         "DELETE": (204, "", {}),
     }
     loopback.answer = lambda request: (good | answers)[request.method]
@@ -283,7 +288,21 @@ def test_a_good_bucket_is_asked_four_things_and_left_clean(loopback: Any) -> Non
     assert listed.path.startswith("/mybucket?") and "prefix=p%2F" in listed.path
     assert put.path.startswith("/mybucket/p/.byok8s/.write-test-")
     assert put.path == head.path == delete.path
-    assert put.headers["X-Amz-Security-Token"] == KEYS.session_token
+    assert put.headers["x-amz-security-token"] == KEYS.session_token
+
+
+def test_in_a_good_bucket_the_run_itself_would_find_its_way(loopback: Any) -> None:
+    s3 = server(loopback)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("byok8s.storage.bucket._client", None)  # botocore's is not needed
+        assert check_bucket(s3, ACCOUNT) == s3
+
+
+def test_where_something_is_wrong_it_is_looked_at_closely_and_left_clean(loopback: Any) -> None:
+    s3 = server(loopback, HEAD=(403, "", {}))
+    assert "s3:GetObject" in refusal(check_bucket, s3, ACCOUNT)
+    asked = [request.method for request in loopback.requests]
+    assert asked == ["GET", "PUT", "HEAD", "DELETE"] * 2
 
 
 def test_encryption_and_payment_are_asked_for_as_in_the_run(loopback: Any) -> None:
@@ -297,9 +316,7 @@ def test_encryption_and_payment_are_asked_for_as_in_the_run(loopback: Any) -> No
     assert put.headers["x-amz-server-side-encryption-aws-kms-key-id"] == "key"
 
 
-@pytest.mark.parametrize(
-    ("etag", "md5"), [(hashlib.md5(b"byok8s\n").hexdigest(), True), ("0" * 32, False)]
-)
+@pytest.mark.parametrize(("etag", "md5"), [(MD5, True), ("0" * 32, False)])
 def test_whether_etags_are_md5s_is_seen(loopback: Any, etag: str, md5: bool) -> None:
     s3 = server(loopback, PUT=(200, "", {"ETag": f'"{etag}"'}))
     assert check_bucket(s3, ACCOUNT).md5_etags is md5
@@ -307,7 +324,7 @@ def test_whether_etags_are_md5s_is_seen(loopback: Any, etag: str, md5: bool) -> 
 
 def test_the_buckets_own_region_is_taken_over(loopback: Any) -> None:
     s3 = server(loopback, GET=(200, LIST, {"x-amz-bucket-region": "eu-west-1"}))
-    assert check_bucket(s3, ACCOUNT).region == "eu-west-1"
+    assert check_bucket(replace(s3, region=None), ACCOUNT).region == "eu-west-1"
 
 
 def test_a_redirect_to_the_buckets_region_is_followed(loopback: Any) -> None:

@@ -13,20 +13,19 @@ TELL = """
 import json, sys
 import snakemake.workflow
 from snakemake.persistence import MetadataRecord
-loaded = [name for name in ("sqlalchemy", "sqlmodel") if name in sys.modules]
+libraries = ("sqlalchemy", "sqlmodel", "pydantic", "pulp", "psutil")
+loaded = [name for name in libraries if name in sys.modules]
 values = {"rule": "a", "input": ["b"], "params": [1, "x", None], "starttime": 1, "code": None,
-    "input_checksums": {"b": "md5:c"}, "job_hash": -7, "incomplete": False}
+    "input_checksums": {"b": "md5:c"}, "job_hash": -7, "incomplete": False, "of another": 1}
 record = MetadataRecord.model_validate(values)
-try:
-    MetadataRecord.model_validate({"input": 7})
-    refused = False
-except ValueError as error:
-    refused = [problem["loc"] for problem in error.errors()]
-schema = MetadataRecord.model_json_schema()
-print(json.dumps({"loaded": loaded, "schema": schema, "dump": record.model_dump(),
-    "json": record.model_dump_json(), "item": record["rule"], "refused": refused,
-    "from": MetadataRecord.model_validate(record).model_dump(),
-    "fresh": MetadataRecord().model_dump()}))
+again = MetadataRecord.model_validate(record)
+again.endtime = 2.5
+fresh = MetadataRecord()
+fresh.input_checksums["own"] = "md5:d"
+print(json.dumps({"loaded": loaded, "dump": record.model_dump(), "items": dict(record.items()),
+    "item": record["rule"], "get": [record.get("code", 3), record.get("none", 3)],
+    "again": again.model_dump(), "keys": list(fresh.keys()), "fresh": fresh.model_dump(),
+    "other": MetadataRecord().model_dump()}))
 """
 LIGHT = "from byok8s.workflow.imports import import_snakemake; import_snakemake()\n"
 
@@ -41,14 +40,30 @@ def told(*code: str) -> Any:
 
 def test_records_are_what_they_are_with_the_database_library() -> None:
     theirs, ours = told("import snakemake.api\n", TELL), told(LIGHT, TELL)
-    assert (theirs.pop("loaded"), ours.pop("loaded")) == (["sqlalchemy", "sqlmodel"], [])
+    assert len(theirs.pop("loaded")) == 5
+    assert ours.pop("loaded") == []
     assert ours == theirs
-    assert ours["refused"] == [["input"]]
+    assert (ours["item"], ours["again"]["endtime"]) == ("a", 2.5)
+
+
+def test_the_database_is_not_there() -> None:
+    code = """
+import json, snakemake.workflow as w
+try:
+    w.DbPersistence(dag=None)
+except NotImplementedError as error:
+    print(json.dumps(str(error)))
+"""
+    assert "without its database" in told(LIGHT, code)
 
 
 def test_who_asks_for_the_database_library_gets_it() -> None:
-    code = "import json, sqlmodel, sqlalchemy; print(json.dumps(hasattr(sqlalchemy, 'select')))"
-    assert told(LIGHT, code) is True
+    code = """
+import json, pulp, sqlmodel, sqlalchemy, snakemake.persistence.db as db
+told = [hasattr(sqlalchemy, "select"), hasattr(pulp, "LpProblem"), db.create_engine.__name__]
+print(json.dumps(told))
+"""
+    assert told(LIGHT, code) == [True, True, "create_engine"]
 
 
 @pytest.mark.parametrize("before", ["import sqlmodel\n", "import snakemake.api\n"])

@@ -5,6 +5,7 @@ The cluster and the bucket are HTTP servers on this machine, so that the real cl
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from click.testing import CliRunner
 
 MARKER = "marker-secret-91c5"
 LIST = '<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/"></ListBucketResult>'
+MD5 = hashlib.md5(b"byok8s\n").hexdigest()  # of the object that is made to see
 
 
 class FakeCluster:
@@ -69,7 +71,8 @@ class FakeS3:
         if request.method in self.broken:
             status, code = self.broken[request.method]
             return status, f"<Error><Code>{code}</Code></Error>", {}
-        return 200, LIST if request.method == "GET" else "", {}
+        made = {"ETag": f'"{MD5}"', "Last-Modified": "Sat, 21 Nov 2026 12:00:00 GMT"}
+        return 200, LIST if request.method == "GET" else "", made
 
 
 @pytest.fixture

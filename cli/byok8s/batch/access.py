@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from byok8s.batch.official import official
 from byok8s.exceptions import ClusterError
 from byok8s.settings import KubeSettings
 
@@ -30,23 +31,22 @@ class Access:
 
         Runs credential plugins. Raises ClusterError when the context cannot be used.
         """
-        from kubernetes import client, config
-
+        client = official()
         configuration = client.Configuration()
         configuration.connection_pool_maxsize = POOL_SIZE
         configuration.socket_options = _keepalive()
         try:
             with _complaints() as complaints:
                 if self.files:
-                    config.load_kube_config(
+                    client.load_kube_config(
                         config_file=os.pathsep.join(map(str, self.files)),
                         context=self.context,
                         client_configuration=configuration,
                         persist_config=False,
                     )
                 else:
-                    config.load_incluster_config(client_configuration=configuration)
-        except (config.ConfigException, OSError, ValueError, KeyError, TypeError) as error:
+                    client.load_incluster_config(client_configuration=configuration)
+        except Exception as error:  # files, certificates, logins: each has its own kinds
             raise ClusterError(
                 f"The context '{self.context}' in {self.where} cannot be used: {error}."
             ) from error

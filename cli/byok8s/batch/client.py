@@ -18,6 +18,7 @@ from typing import Any, Self
 import tenacity
 
 from byok8s.batch.access import Access, find_access
+from byok8s.batch.official import official
 from byok8s.exceptions import Byok8sError, ClusterError
 from byok8s.settings import KubeSettings
 
@@ -262,12 +263,11 @@ class _Link:
 
     def __init__(self, configuration: Any) -> None:
         import urllib3
-        from kubernetes.client import ApiClient
 
         if not configuration.verify_ssl:  # the kubeconfig says so; once is enough
             urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
         self._configuration = configuration
-        self._pool = ApiClient(configuration).rest_client.pool_manager
+        self._pool = official().RESTClientObject(configuration).pool_manager
         self.server = str(configuration.host).rstrip("/")
 
     def headers(self) -> dict[str, str]:

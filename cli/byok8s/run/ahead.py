@@ -12,20 +12,25 @@ from threading import Thread
 _MODULES = ("byok8s.workflow.bucket", "byok8s.workflow.executor", "rich.live")
 
 
-def load_ahead() -> Callable[[], None]:
+def load_ahead(*, cluster: bool = True) -> Callable[[], None]:
     """Import the run's libraries in a thread; returns what waits until that is done.
 
     Nobody else may import Snakemake meanwhile: of modules that import each other, a second thread
     could see one half made. Errors are left to the import that needs the module.
     """
-    loading = Thread(target=_load, daemon=True, name="byok8s-imports")
+    loading = Thread(target=_load, args=(cluster,), daemon=True, name="byok8s-imports")
     loading.start()
     return loading.join
 
 
-def _load() -> None:
+def _load(cluster: bool) -> None:
     gc.disable()  # what is imported stays: looking for garbage would take a tenth of the time
     try:
+        if cluster:  # first, since Snakemake imports plugins that may want the whole client
+            with contextlib.suppress(Exception):
+                from byok8s.batch.official import official
+
+                official()
         with contextlib.suppress(Exception):
             from byok8s.workflow.imports import import_snakemake
 

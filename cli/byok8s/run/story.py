@@ -41,7 +41,7 @@ def run_workflow(settings: RunSettings, report: Reporter) -> None:
     unless the settings ask to keep it after a signal.
     """
     began = time.monotonic()
-    wait_until_loaded = load_ahead()
+    wait_until_loaded = load_ahead(cluster=not settings.local)
     with report.step("Checking the files, the cluster and the bucket"):
         ready = preflight(settings)
         wait_until_loaded()

@@ -1,60 +1,100 @@
-"""Imports Snakemake without a database library, which a run has no use for.
+"""Imports Snakemake without what a run does not use.
 
-Snakemake's provenance record is a pydantic model made by way of sqlmodel, so that a database may
-keep it: 0.4 s of CPU, a quarter of all that a run imports. byok8s keeps records in the bucket, or
-with --local in files.
+Snakemake declares its records of finished jobs with sqlmodel, on which its database of records
+builds, and asks pulp which solvers there are for a scheduler that byok8s does not use. Importing
+them, and pydantic with them, takes 0.5 s of CPU, as much as all the rest of Snakemake. A run keeps
+its records in the bucket or in files, never in the database, so that for it a record need only be
+an object with the declared fields.
 """
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from importlib import import_module
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn, Self
 
-_DATABASE = ("sqlalchemy", "sqlmodel")
+from byok8s.standins import module, standing_in
+
+# What snakemake.persistence and snakemake.scheduling.milp import themselves comes first: plugins
+# are found and imported with it, and they must find the libraries as they are.
+_BEFORE = ("snakemake.io", "snakemake.settings.types", "snakemake_interface_scheduler_plugins.base")
 
 
 def import_snakemake() -> None:
-    """Import snakemake.api. Whoever asks for sqlmodel or sqlalchemy later gets the real ones."""
-    if "snakemake" in sys.modules or any(name in sys.modules for name in _DATABASE):
+    """Import snakemake.api; what has been imported, or looks different inside, is left as it is.
+
+    Whoever asks for sqlmodel, sqlalchemy or pulp later gets the real ones.
+    """
+    if any(name in sys.modules for name in ("snakemake", "sqlalchemy", "sqlmodel")):
         import_module("snakemake.api")
         return
-    import_module("snakemake")
-    with _stand_ins():
+    for name in _BEFORE:
+        import_module(name)
+    with contextlib.suppress(Exception), standing_in(_libraries()):
         import_module("snakemake.persistence")
-    database = ModuleType("snakemake.persistence.db")
-    vars(database).update(DbPersistence=DbPersistence)
-    sys.modules[database.__name__] = database
-    import_module("snakemake.api")
+        import_module("snakemake.scheduling.milp")
+    with standing_in({_DATABASE: module(_DATABASE, DbPersistence=_NoDatabase)}):
+        import_module("snakemake.api")
 
 
-class DbPersistence:
-    """In the place of Snakemake's, which keeps records in a database."""
-
-    def __init__(self, *_: Any, **__: Any) -> None:
-        raise NotImplementedError("byok8s keeps provenance in the bucket, or in files")
+_DATABASE = "snakemake.persistence.db"
 
 
-@contextmanager
-def _stand_ins() -> Iterator[None]:
-    """What the record's definition takes from the two, with no more than a model in it."""
-    import pydantic
+def _libraries() -> dict[str, ModuleType | None]:
+    return {
+        "sqlalchemy": module("sqlalchemy", Column=_nothing, JSON=None),
+        "sqlmodel": module("sqlmodel", SQLModel=Record, Field=_Field),
+        "pulp": None,
+    }
 
-    class SQLModel(pydantic.BaseModel):
-        model_config = pydantic.ConfigDict(from_attributes=True)  # as sqlmodel's
 
-    def field(*arguments: Any, sa_column: object = None, **options: Any) -> Any:
-        return pydantic.Field(*arguments, **options)
+def _nothing(*_: object) -> None:
+    """A column's type, which files of records do not need."""
 
-    sqlalchemy, sqlmodel = (ModuleType(name) for name in _DATABASE)
-    vars(sqlalchemy).update(Column=lambda *_: None, JSON=None)
-    vars(sqlmodel).update(SQLModel=SQLModel, Field=field)
-    sys.modules |= {"sqlalchemy": sqlalchemy, "sqlmodel": sqlmodel}
-    try:
-        yield
-    finally:
-        for name in _DATABASE:
-            del sys.modules[name]
+
+class _NoDatabase:
+    """In place of Snakemake's persistence in a database, which byok8s has no option for."""
+
+    def __init__(self, *_: object, **__: object) -> NoReturn:
+        raise NotImplementedError("byok8s imports Snakemake without its database")
+
+
+class _Field:
+    """What a field is when nothing was said."""
+
+    def __init__(self, default: Any = None, default_factory: Any = None, **_: object) -> None:
+        self.make = default_factory or (lambda: default)
+
+
+class Record:
+    """In place of sqlmodel's SQLModel: an object with the fields that a subclass declares.
+
+    Values are taken as they come: they are Snakemake's own, back from JSON.
+    """
+
+    _fields: Mapping[str, _Field] = {}
+
+    def __init_subclass__(cls, **options: object) -> None:
+        super().__init_subclass__()
+        fields = dict(cls._fields)
+        for name in inspect.get_annotations(cls):
+            default = cls.__dict__.get(name)
+            fields[name] = default if isinstance(default, _Field) else _Field(default)
+        cls._fields = fields
+
+    def __init__(self, **values: Any) -> None:
+        for name, field in self._fields.items():
+            setattr(self, name, values[name] if name in values else field.make())
+
+    @classmethod
+    def model_validate(cls, values: Mapping[str, Any] | Record) -> Self:
+        """A record of those values, or of a record's, that are its fields."""
+        return cls(**(vars(values) if isinstance(values, Record) else values))
+
+    def model_dump(self) -> dict[str, Any]:
+        """The fields and their values, in the order of their declaration."""
+        return {name: getattr(self, name) for name in self._fields}
