@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -201,6 +202,20 @@ class TestTransfers:
             transfers.put_file("k2", source)
             transfers.get_file("k2", tmp_path / "b")
             assert (tmp_path / "b").read_bytes() == source.read_bytes()
+
+    def test_an_outage_is_outlasted_by_everyone_it_meets(
+        self, transfers: Transfers, proxy: S3Proxy, tmp_path: Path
+    ) -> None:
+        """How long retries last is left to chance, so that one transfer alone shows little."""
+        source = write(tmp_path / "a", os.urandom(1000))
+        transfers.put_file("k", source)
+        proxy.go_away(4.0)
+        with ThreadPoolExecutor(24) as pool:
+            puts = [pool.submit(transfers.put_file, f"k{i}", source) for i in range(12)]
+            gets = [pool.submit(transfers.get_file, "k", tmp_path / f"b{i}") for i in range(12)]
+            for transfer in (*puts, *gets):
+                transfer.result()
+        assert all((tmp_path / f"b{i}").read_bytes() == source.read_bytes() for i in range(12))
 
     @pytest.mark.parametrize("action", ["short", "truncate"])
     def test_a_lasting_fault_is_an_error_and_never_a_short_file(
