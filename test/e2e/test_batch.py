@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -409,6 +410,55 @@ def test_case_17_faults_of_the_api_are_survived(lab: Lab, proxy: ApiProxy, throu
     assert [end(batch, within=90).state for _ in range(12)] == ["succeeded"] * 12
     assert batch.updates(1) is None
     assert not any(fault.times for fault in proxy.faults if fault.kind != "DELETE pods")
+
+
+PLUGIN = """
+import json, pathlib
+folder = pathlib.Path(__file__).parent
+with (folder / "asked").open("a") as file:
+    file.write("x")
+print(json.dumps({
+    "apiVersion": "client.authentication.k8s.io/v1",
+    "kind": "ExecCredential",
+    "status": {"token": (folder / "token").read_text()},
+}))
+"""
+
+
+def test_case_17_a_token_that_expires_in_the_middle(lab: Lab, proxy: ApiProxy, tmp_path: Path):
+    plugin = tmp_path / "plugin.py"
+    plugin.write_text(PLUGIN)
+    (tmp_path / "token").write_text("first")
+    version = "client.authentication.k8s.io/v1"
+    user = {"exec": {"apiVersion": version, "command": sys.executable, "args": [str(plugin)]}}
+    settings = kubeconfig(tmp_path / "config", proxy.url, user)
+    proxy.token = "first"
+    batch = lab.start(KubeClient.load(replace(settings, namespace=lab.client.namespace)))
+    batch.issue(lab.request("before", "sleep 3"))
+    assert list(started(batch, 1)) == ["before"]
+    (tmp_path / "token").write_text("second")
+    proxy.token = "second"  # the first one has expired
+    assert proxy.cut_watches() == 1
+    for i in range(6):  # several threads meet the 401 at once
+        batch.issue(lab.request(f"after-{i}"))
+    assert [end(batch, within=90).state for _ in range(7)] == ["succeeded"] * 7
+    assert (tmp_path / "asked").read_text() == "xx"
+    batch.shutdown()  # while the proxy is there
+    assert lab.names() == []
+
+
+def test_case_17_an_api_that_is_down_for_a_minute(lab: Lab, proxy: ApiProxy, through: KubeClient):
+    batch = lab.start(through)
+    batch.issue(lab.request("ends-meanwhile", "sleep 20"))
+    batch.issue(lab.request("runs-on", "sleep 70"))
+    assert len(started(batch, 2)) == 2
+    proxy.go_away(60)
+    batch.issue(lab.request("issued-meanwhile"))
+    told = {u.id: u for u in (end(batch, within=150) for _ in range(3))}
+    assert {u.state for u in told.values()} == {"succeeded"} and len(told) == 3
+    seconds = told["ends-meanwhile"].wall_seconds
+    assert seconds and seconds < 30  # as the node noted it, however late we heard
+    assert batch.updates(1) is None
 
 
 def test_ends_during_a_cut_watch_are_told_once(lab: Lab, proxy: ApiProxy, through: KubeClient):

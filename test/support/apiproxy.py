@@ -47,6 +47,7 @@ class ApiProxy:
     rewrite: Callable[[str, bytes], bytes] = lambda kind, body: body
     requests: list[str] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
+    token: str = ""  # the only bearer token that is accepted; none: whichever
 
     def __enter__(self) -> Self:
         self._configuration = find_access(KubeSettings(context=self.context)).configuration()
@@ -137,6 +138,9 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         kind = kind_of(self.command, self.path)
         fault = self.owner.fault_for(kind)
+        token = self.owner.token
+        if not fault and token and self.headers["Authorization"] != f"Bearer {token}":
+            fault = Fault(kind, 401)
         if fault and isinstance(fault.action, int):
             self.refuse(fault.action, fault.headers)
             return

@@ -41,6 +41,7 @@ class S3Proxy:
 
     upstream: str  # http://HOST:PORT
     host: str = "127.0.0.1"
+    port: int = 0  # 0: whichever is free
     certificate: Path | None = None  # PEM with its key: speak TLS
     latency: float = 0.0  # seconds before each request is passed on
     requests: list[tuple[str, str]] = field(default_factory=list)  # kind, key
@@ -58,7 +59,7 @@ class S3Proxy:
         class Handler(_Handler):
             owner = proxy
 
-        self._server = _Server((self.host, 0), Handler)
+        self._server = _Server((self.host, self.port), Handler)
         self._server.daemon_threads = True
         if self.certificate:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
