@@ -83,8 +83,8 @@ def _tell(verdict: Verdict) -> None:
         f"{len(record.leads)} leaders, {len(record.executions)} executions; {kinds}",
         flush=True,
     )
-    for finding in verdict.findings:
-        print(f"        {finding.kind}: {finding.text}", flush=True)
+    for text in verdict.briefly():
+        print(f"        {text}", flush=True)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ import subprocess
 import threading
 import time
 import uuid
-from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -25,13 +24,13 @@ from support.project import BYOK8S, clean_environment
 from support.s3proxy import S3Proxy
 
 from chaos import workload
+from chaos.count import Counter
 from chaos.faults import Fault
 from chaos.inject import Injector, Node
-from chaos.judge import Execution, Lead, Record, Struck
+from chaos.judge import Lead, Record, Struck
 
 MOST_SECONDS = 600.0  # for a run; one that takes longer has failed
 PAUSE_SECONDS = 0.5  # between a leader's end and the same command again
-RAN = "ran"
 # Several runs at once on a node of two cores: their pods ask for less than byok8s would have
 # them ask for, which nothing of byok8s looks at afterwards
 POD_CPU = "100m"
@@ -116,33 +115,21 @@ class Leader:
                 return
 
 
-class Counter:
-    """Told of each object that is stored: how many commands have begun, and what was when."""
-
-    def __init__(self) -> None:
-        self.begun = 0
-        self.stored: dict[str, list[float]] = defaultdict(list)
-
-    def __call__(self, key: str) -> None:
-        self.stored[key].append(time.time())
-        if key.endswith(".began"):
-            self.begun += 1
-
-
 def run(place: Place, seed: int, faults: list[Fault], keep: Path) -> Record:
     """Run the workflow under faults; its folder, with the leader's output, is in `keep`."""
     record = Record(seed)
     prefix = f"seed-{seed}-{uuid.uuid4().hex[:6]}"
     folder = keep / f"seed-{seed}"
-    workload.write(folder, f"{place.bucket}/{prefix}/{RAN}")
-    server, counter = place.info.s3, Counter()
+    server = place.info.s3
     assert server is not None
     host = server.endpoint_url.split("//")[1].split(":")[0]
     with (
         namespace(place.info.context, f"chaos-{prefix}") as client,
         ApiProxy(place.info.context, rewrite=ask_for_little) as api,
-        S3Proxy(server.endpoint_url, host=host, on_stored=counter) as s3,
+        Counter(host) as counter,
+        S3Proxy(server.endpoint_url, host=host, on_stored=counter.on_stored) as s3,
     ):
+        workload.write(folder, counter.address)
         leader = Leader(
             command(place, prefix, client.namespace, s3, kubeconfig(folder, place.info, api)),
             folder,
@@ -166,7 +153,8 @@ def run(place: Place, seed: int, faults: list[Fault], keep: Path) -> Record:
     ours = [*injector.struck, *leader.struck]
     on_node = [s for s in place.node.struck if s.until >= at and s.at <= leader.leads[-1].ended]
     record.struck = sorted(ours + on_node, key=lambda struck: struck.at)
-    read_bucket(place, prefix, record, counter)
+    record.executions = counter.executions(prefix)
+    record.outputs = read_bucket(place, prefix)
     (folder / "record.json").write_text(json.dumps(asdict(record), indent=1))
     return record
 
@@ -270,37 +258,14 @@ def objects_left(client: KubeClient, patience: float = 20.0) -> list[str]:
         time.sleep(0.5)
 
 
-def read_bucket(place: Place, prefix: str, record: Record, counter: Counter) -> None:
-    """What commands have left, and the outputs."""
-    bodies: dict[str, bytes] = {}
+def read_bucket(place: Place, prefix: str) -> dict[str, str]:
+    """Keys and digests of what is there, beside byok8s's own."""
+    found = {}
     pages = place.s3.get_paginator("list_objects_v2")
     for page in pages.paginate(Bucket=place.bucket, Prefix=f"{prefix}/"):
         for entry in page.get("Contents", []):
             key = entry["Key"].removeprefix(f"{prefix}/")
             if not key.startswith(".byok8s/"):
                 answer = place.s3.get_object(Bucket=place.bucket, Key=entry["Key"])
-                bodies[key] = answer["Body"].read()
-            if not key.startswith(f"{RAN}/"):
-                record.keys.append(key)
-    record.outputs = {
-        key: hashlib.sha256(body).hexdigest()
-        for key, body in bodies.items()
-        if not key.startswith(f"{RAN}/")
-    }
-    told = {key: json.loads(body) for key, body in bodies.items() if key.startswith(f"{RAN}/")}
-    record.executions = executions(told, prefix, counter)
-
-
-def executions(told: dict[str, Any], prefix: str, counter: Counter) -> list[Execution]:
-    """From what commands have left: RAN/JOB/ID.began and RAN/JOB/ID.ended."""
-    found = []
-    for key, fields in told.items():
-        start, _, what = key.rpartition(".")
-        if what != "began":
-            continue
-        job = f"out/{start.split('/')[1]}"
-        ended = told.get(f"{start}.ended", {}).get("at")
-        times = counter.stored.get(f"{prefix}/{job}", ())
-        stored = min((t for t in times if ended and t >= ended), default=None)
-        found.append(Execution(job, fields["pod"], fields["at"], ended, stored))
-    return sorted(found, key=lambda e: e.began)
+                found[key] = hashlib.sha256(answer["Body"].read()).hexdigest()
+    return found

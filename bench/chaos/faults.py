@@ -73,7 +73,8 @@ def _fault(kind: str, chance: random.Random) -> Fault:
     # end are the leader's alone
     part = chance.uniform(-0.25, 1.25)
     after = min(JOBS, max(0, round(part * JOBS)))
-    delay = chance.uniform(0.0, 1.0) if 0 < after < JOBS else chance.uniform(0.0, 5.0)
+    # a leader takes some seconds to begin, and about two to end
+    delay = chance.uniform(0.0, {0: 5.0, JOBS: 2.5}.get(after, 1.0))
     return Fault(
         kind,
         after,

@@ -62,9 +62,8 @@ class Record:
     struck: list[Struck] = field(default_factory=list)
     leads: list[Lead] = field(default_factory=list)
     executions: list[Execution] = field(default_factory=list)
-    outputs: dict[str, str] = field(default_factory=dict)  # key -> digest of its content
+    outputs: dict[str, str] = field(default_factory=dict)  # key -> digest; all but byok8s's own
     objects: list[str] = field(default_factory=list)  # left in the cluster
-    keys: list[str] = field(default_factory=list)  # in the bucket, beside the counters
 
 
 @dataclass(frozen=True)
@@ -84,8 +83,8 @@ def judge(record: Record, expected: Mapping[str, str]) -> list[Finding]:
         *(Finding("orphan", f"{name} is left in the cluster") for name in record.objects),
         *(
             Finding("orphan", f"{key} is left in the bucket")
-            for key in record.keys
-            if key not in expected and not key.startswith(".byok8s/")
+            for key in record.outputs
+            if key not in expected
         ),
     ]
 

@@ -37,8 +37,16 @@ class Verdict:
     def command(self) -> str:
         return f".venv/bin/python bench/chaos --seeds {self.record.seed}"
 
+    def briefly(self) -> Iterator[str]:
+        """The findings, at most three of each kind: a run that fails early lacks everything."""
+        for kind in dict.fromkeys(finding.kind for finding in self.findings):
+            texts = [finding.text for finding in self.findings if finding.kind == kind]
+            yield from (f"{kind}: {text}" for text in texts[:3])
+            if len(texts) > 3:
+                yield f"{kind}: and {len(texts) - 3} more"
+
     def __str__(self) -> str:
-        texts = "; ".join(f"{f.kind}: {f.text}" for f in self.findings)
+        texts = "; ".join(self.briefly())
         faults = ", ".join(s.kind for s in self.record.struck)
         return f"seed {self.record.seed} ({faults}): {texts}\n  {self.folder}\n  {self.command}"
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import collections
 import json
-from collections import Counter
+import socket
+import subprocess
+from pathlib import Path
 
-from chaos.drive import Counter as Stored
-from chaos.drive import ask_for_little, executions
+from chaos.count import Counter
+from chaos.drive import ask_for_little
 from chaos.faults import KINDS, LONG, MOST_KILLS, draw
-from chaos.workload import JOBS
+from chaos.workload import JOBS, write
 from support.apiproxy import kind_of
 
 
@@ -19,7 +22,7 @@ def test_a_seed_always_means_the_same_faults_and_another_one_others() -> None:
 
 def test_25_seeds_have_every_kind_and_200_have_each_often() -> None:
     assert {fault.kind for seed in range(1, 26) for fault in draw(seed)} == set(KINDS)
-    count = Counter(fault.kind for seed in range(1, 201) for fault in draw(seed))
+    count = collections.Counter(fault.kind for seed in range(1, 201) for fault in draw(seed))
     assert all(count[kind] == 10 for kind in LONG)
     assert min(count.values()) == 10
 
@@ -38,7 +41,9 @@ def test_faults_stay_within_their_bounds() -> None:
 
 def test_some_strike_before_the_first_command_and_some_after_the_last_has_begun() -> None:
     kills = [f for seed in range(1, 201) for f in draw(seed) if f.kind == "kill"]
-    moments = Counter("start" if f.after == 0 else "end" if f.after == JOBS else "" for f in kills)
+    moments = collections.Counter(
+        "start" if f.after == 0 else "end" if f.after == JOBS else "" for f in kills
+    )
     assert min(moments.values()) >= 10
 
 
@@ -59,16 +64,38 @@ def test_only_the_cpu_of_a_new_pod_is_changed() -> None:
     assert requests == {"cpu": "100m", "memory": "1M"}
 
 
-def test_executions_are_read_from_what_commands_leave() -> None:
-    stored = Stored()
-    stored.stored["seed-1/out/a.txt"] += [50.0, 103.0, 120.0]
-    told = {
-        "ran/a.txt/1.began": {"pod": "pod-1", "at": 100.0},
-        "ran/a.txt/1.ended": {"pod": "pod-1", "at": 102.0},
-        "ran/a.txt/2.began": {"pod": "pod-2", "at": 110.0},
-    }
-    first, second = executions(told, "seed-1", stored)
-    assert (first.job, first.pod, first.ended, first.stored) == ("out/a.txt", "pod-1", 102.0, 103.0)
+def say(counter: Counter, line: str) -> str:
+    host, _, port = counter.address.partition("/")
+    with socket.create_connection((host, int(port)), 5) as connection:
+        connection.sendall(f"{line}\n".encode())
+        return connection.makefile().readline()
+
+
+def test_commands_are_counted_once_however_often_they_tell() -> None:
+    with Counter("127.0.0.1") as counter:
+        for line in ("began 1 a.txt pod-1", "began 1 a.txt pod-1", "ended 1 a.txt pod-1"):
+            assert say(counter, line) == "counted\n"
+        assert say(counter, "what is this") == ""
+        counter.on_stored("seed-1/out/a.txt")
+        say(counter, "began 2 a.txt pod-2")
+        assert counter.begun == 2
+    first, second = counter.executions("seed-1")
+    assert (first.job, first.pod) == ("out/a.txt", "pod-1")
+    assert first.ended and first.stored and first.began <= first.ended <= first.stored
     assert (second.pod, second.ended, second.stored) == ("pod-2", None, None)
-    stored("seed-1/ran/a.txt/1.began")
-    assert stored.begun == 1
+
+
+def test_the_step_makes_its_output_of_its_inputs_alone(tmp_path: Path) -> None:
+    digests = set()
+    with Counter("127.0.0.1") as counter:
+        write(tmp_path / "project", counter.address)
+        for folder, content in (("one", "a"), ("two", "a"), ("three", "b")):
+            given, made = tmp_path / f"{folder}.in", tmp_path / folder / "made.txt"
+            given.write_text(content)
+            made.parent.mkdir()
+            step = ["bash", str(tmp_path / "project" / "step.sh"), counter.address]
+            subprocess.run([*step, "0", str(made), str(given)], check=True, timeout=60)
+            assert len(made.read_text().splitlines()) == 300
+            digests.add(made.read_bytes())
+        assert len(digests) == 2
+        assert [e.ended is not None for e in counter.executions("")] == [True] * 3

@@ -23,7 +23,6 @@ def record_of(*executions: Execution, struck: tuple[Struck, ...] = ()) -> Record
         leads=[Lead(90, 130, 0)],
         executions=[*executions],
         outputs=dict(EXPECTED),
-        keys=[*EXPECTED, ".byok8s/durations.json"],
     )
 
 
@@ -119,7 +118,7 @@ def test_outputs_are_compared() -> None:
 def test_what_is_left_behind_is_told() -> None:
     record = record_of(ONCE, OTHER)
     record.objects = ["pods/flow-1"]
-    record.keys.append("out/a.txt.part")
+    record.outputs["out/a.txt.part"] = "digest"
     assert kinds(record) == ["orphan", "orphan"]
 
 
