@@ -24,6 +24,9 @@ class NullBatch:
     def start(self, adopting: object = ()) -> None:
         """There is nothing to start."""
 
+    def places(self, request: Any) -> None:
+        """How many such pods there is room for: nobody knows."""
+
     def issue(self, request: PodRequest, *_: Any) -> None:
         began = time.thread_time()
         spec = JobSpec.loads(request.env[JOB_VARIABLE])

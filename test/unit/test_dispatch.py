@@ -533,3 +533,95 @@ def test_after_a_break_a_log_is_told_from_where_it_was(run: Run) -> None:
         run.finish(pod, second)
         until(lambda: second in run.ended)
     assert run.started == [name for name in (first, second) if name]
+
+
+# --- what pods of their own ask for
+
+
+def alone(places: int | None = 2, **options: Any) -> Run:
+    return started(batch=Batch(places), share=False, **options)
+
+
+def test_a_rule_nothing_is_known_of_fills_the_nodes_and_the_rest_asks_for_less() -> None:
+    run = alone()
+    run.submit("abcdefgh", cpu=0.95)
+    until(lambda: len(run.batch.issued) == 3)  # as many as there are places, and one that waits
+    assert {request.cpu for request in run.batch.issued} == {0.95}
+    run.update(run.batch.issued[0], "succeeded", result=Result(0, seconds=0.1).dumps())
+    until(lambda: len(run.batch.issued) == 8)
+    assert {round(request.cpu, 3) for request in run.batch.issued[3:]} == {0.136}
+    run.dispatcher.stop()
+
+
+def test_where_nodes_may_come_nothing_waits() -> None:
+    run = alone(places=None)
+    run.submit("abcdefgh", cpu=0.95)
+    until(lambda: len(run.batch.issued) == 8)
+    run.dispatcher.stop()
+
+
+def test_what_earlier_runs_have_told_is_asked_for_at_once() -> None:
+    run = alone(durations=Durations('{"small": 1.0, "moment": 0.01, "long": 3.0}'))
+    run.submit("ab", cpu=0.95)
+    run.submit("cd", rule="moment", cpu=0.95)
+    run.submit("ef", rule="long", cpu=0.95)
+    run.submit("gh", rule="moment", cpu=1.9)  # two threads
+    until(lambda: len(run.batch.issued) == 8)
+    assert {r.id: round(r.cpu, 2) for r in run.batch.issued} == {
+        **dict.fromkeys("ab", 0.38),
+        **dict.fromkeys("cd", 0.1),
+        **dict.fromkeys("ef", 0.95),
+        **dict.fromkeys("gh", 1.9),
+    }
+    run.dispatcher.stop()
+
+
+def test_one_that_took_long_counts_for_all_of_its_rule() -> None:
+    run = alone(durations=Durations('{"small": 0.1}'))
+    run.submit("a", cpu=0.95)
+    until(lambda: run.batch.issued)
+    run.update(run.batch.issued[0], "succeeded", result=Result(0, seconds=3.0).dumps())
+    until(lambda: run.ended)
+    run.submit("b", cpu=0.95)
+    until(lambda: len(run.batch.issued) == 2)
+    assert run.batch.issued[1].cpu == 0.95
+    run.dispatcher.stop()
+
+
+def test_snakemake_in_the_pod_asks_for_all_and_waits_for_nothing() -> None:
+    run = alone(durations=Durations('{"script": 0.1}'))
+    run.submit("abcdefgh", rule="script", cpu=0.95)
+    until(lambda: len(run.batch.issued) == 8)
+    assert {request.cpu for request in run.batch.issued} == {0.95}
+    run.dispatcher.stop()
+
+
+def test_where_little_is_refused_all_is_asked_for() -> None:
+    run = alone(durations=Durations('{"small": 0.1}'))
+    run.submit("ab", cpu=0.95)
+    until(lambda: len(run.batch.issued) == 2)
+    for request in list(run.batch.issued):
+        run.update(request, "failed", cause="create_refused", message="minimum cpu is 500m")
+    until(lambda: len(run.batch.issued) == 4)
+    assert {request.cpu for request in run.batch.issued[2:]} == {0.95}
+    assert not run.ended
+    run.update(run.batch.issued[2], "failed", cause="create_refused", message="no")
+    until(lambda: run.ended)
+    run.dispatcher.stop()
+
+
+def test_a_rule_that_stays_unknown_is_not_held_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("byok8s.workflow.shares.HOLD_SECONDS", 0.3)
+    run = alone()
+    run.submit("abcdefgh", cpu=0.95)
+    until(lambda: len(run.batch.issued) == 8)
+    assert {request.cpu for request in run.batch.issued} == {0.95}
+    run.dispatcher.stop()
+
+
+def test_what_is_held_can_be_withdrawn() -> None:
+    run = alone()
+    run.submit("abcdefgh", cpu=0.95)
+    until(lambda: len(run.batch.issued) == 3)
+    run.dispatcher.stop()
+    assert {task.id for task in run.dispatcher.withdraw()} == set("defgh")

@@ -168,6 +168,8 @@ class Dispatcher:
             self._on_waiting(task, update.message, update.cause == "unschedulable")
         elif update.state in ("succeeded", "failed"):
             del self._single[task.id]
+            if update.cause == "create_refused" and self._sharing.ask_for_all(task):
+                return  # a LimitRange may want more
             self._end(task, Outcome(read_result(self._session.report(update.result)), update))
 
     def _on_news(self, event: News) -> None:

@@ -16,6 +16,7 @@ class Durations:
         """`text` is what an earlier run's `dumps` gave; anything else counts as nothing."""
         self._seconds: dict[str, float] = {}
         self._at_least: dict[str, float] = {}
+        self._longest: dict[str, float] = {}  # of this run
         self._changed = False
         try:
             known = json.loads(text or "{}")
@@ -30,6 +31,11 @@ class Durations:
             return least if known is None else known
         return max(known, least)
 
+    def longest(self, rule: str) -> float | None:
+        """Seconds of the rule's longest job in this run, or that are likely, if more."""
+        expected = self.expected(rule)
+        return None if expected is None else max(expected, self._longest.get(rule, 0.0))
+
     def work(self, rules: Iterable[str]) -> float:
         """Seconds that jobs of these rules are likely to take, one after the other."""
         known = map(self.expected, rules)
@@ -40,6 +46,7 @@ class Durations:
         old = self._seconds.get(rule)
         self._seconds[rule] = seconds if old is None else old + _WEIGHT * (seconds - old)
         self._at_least.pop(rule, None)
+        self._longest[rule] = max(seconds, self._longest.get(rule, 0.0))
         self._changed = True
 
     def takes_longer(self, rule: str, seconds: float) -> None:

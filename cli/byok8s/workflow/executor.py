@@ -26,6 +26,7 @@ from byok8s.workflow.fingerprint import fingerprint
 from byok8s.workflow.lean import lean_command
 from byok8s.workflow.resources import placement_of
 from byok8s.workflow.retries import Retries
+from byok8s.workflow.shares import CPU_PER_THREAD
 from byok8s.workflow.tasks import Outcome, Task
 
 if TYPE_CHECKING:
@@ -49,8 +50,6 @@ common_settings = CommonSettings(
 # A rule that says nothing of memory gets this request and no limit: enough for Snakemake in the
 # pod (137 MB resident) and a small tool, and never the reason for a kill.
 DEFAULT_MEMORY_MB = 256
-# A node keeps a little CPU for its own pods; whole cores would leave one core in each node idle.
-CPU_PER_THREAD = 0.95
 
 
 @dataclass

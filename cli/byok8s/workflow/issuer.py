@@ -26,14 +26,14 @@ class Issuer:
         self._session = session
         self._batch = session.batch
 
-    def issue(self, task: Task, attempt: int) -> None:
-        """Give a task a pod of its own."""
+    def issue(self, task: Task, attempt: int, cpu: float) -> None:
+        """Give a task a pod of its own, which asks for so many CPUs."""
         request, staging = task.request, task.request.staging
         variables = {JOB_VARIABLE: self._keep(f"{task.id}-{attempt}", task.spec.dumps())}
         env = {**request.env, **variables}
         if staging:
             env, staging = {**request.env}, replace(staging, env={**staging.env, **variables})
-        request = replace(request, attempt=attempt, env=env, staging=staging)
+        request = replace(request, attempt=attempt, cpu=cpu, env=env, staging=staging)
         self._batch.issue(request, task.still_there)
 
     def issue_bundle(self, id: str, tasks: Sequence[Task], *, linger: float) -> None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from byok8s.exceptions import Byok8sError
 from byok8s.workflow.durations import Durations
 from byok8s.workflow.issuer import LONG_SECONDS, Issuer
+from byok8s.workflow.shares import Shares
 from byok8s.workflow.tasks import BUSY_SECONDS, BundlePod, Task, sharing_key
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class Sharing:
         self.durations = durations
         self._queues: dict[Any, deque[Task]] = defaultdict(deque)
         self._alone: deque[Task] = deque()
+        self._shares = Shares(durations, self._batch.places)
         self.single: dict[str, Task] = {}  # that have pods of their own
         self.pods: dict[str, BundlePod] = {}
         self.attempts = {id: left.attempt - 1 for id, left in session.stock.alone.items()}
@@ -56,6 +58,9 @@ class Sharing:
     def enqueue(self, task: Task, *, first: bool = False) -> None:
         """Have a job wait for a pod, behind or before the others."""
         alone = not (self._share and task.sharable) or task.troubles >= TROUBLES
+        had_pod = task.id in self.attempts  # of a dead leader's, it may still run
+        if alone and not had_pod and self._shares.hold(task, time.monotonic()):
+            return
         queue = self._alone if alone else self._queues[sharing_key(task.request)]
         if first:
             queue.appendleft(task)
@@ -64,7 +69,8 @@ class Sharing:
 
     def withdraw(self) -> list[Task]:
         """Forget the jobs that wait, and return them."""
-        dropped = [*self._alone, *(task for queue in self._queues.values() for task in queue)]
+        dropped = [*self._alone, *self._shares.withdraw()]
+        dropped += [task for queue in self._queues.values() for task in queue]
         self._alone.clear()
         self._queues.clear()
         return dropped
@@ -90,6 +96,7 @@ class Sharing:
         return self._limit - len(self.pods) - len(self.single)
 
     def _issue_alone(self) -> None:
+        self._alone.extend(self._shares.freed(self.single.values(), time.monotonic()))
         while self._alone and self._room() > 0:
             self._issue(self._alone.popleft())
 
@@ -176,7 +183,17 @@ class Sharing:
     def _issue(self, task: Task) -> None:
         self.attempts[task.id] = self.attempts.get(task.id, 0) + 1
         self.single[task.id] = task
-        self._issuer.issue(task, self.attempts[task.id])
+        cpu = self._shares.cpu(task)
+        task.asks_less = cpu < task.request.cpu
+        self._issuer.issue(task, self.attempts[task.id], cpu)
+
+    def ask_for_all(self, task: Task) -> bool:
+        """Issue a task again with all that it asks for; False when it did that already."""
+        if not task.asks_less:
+            return False
+        self._shares.ask_for_all()
+        self.enqueue(task, first=True)
+        return True
 
     def _steal(self, now: float) -> None:
         """Where pods have nothing to do, give them what waits in one that no node has room for."""

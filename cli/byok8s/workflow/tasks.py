@@ -27,6 +27,7 @@ class Task:
     sharable: bool
     still_there: Callable[[], bool] | None = None  # whether what it made, if it ran already, is
     troubles: int = 0
+    asks_less: bool = False  # its pod, than `request` does
 
     @property
     def id(self) -> str:
