@@ -166,7 +166,7 @@ def test_a_signal_ends_the_command_and_the_bundle(bucket: MemoryBucket, tmp_path
 def test_a_store_that_fails_is_told_of_by_the_job(
     bucket: MemoryBucket, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
-    bad = job(bucket, "a", "touch out/a")
+    bad = job(bucket, "other", "touch out/other")
     spec = JobSpec.of({**asdict(bad.spec), "sources_sha256": "other"})
-    run(bucket, tmp_path, [BundleJob("a", "rule a", spec)])
-    assert "not what was uploaded" in ends(capfdbinary.readouterr().out)["a"].error
+    run(bucket, tmp_path, [BundleJob("other", "rule a", spec)])
+    assert "not what was uploaded" in ends(capfdbinary.readouterr().out)["other"].error

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from byok8s.worker import lean
+from byok8s.worker import job, lean
 from byok8s.worker.process import Ran, execute
 from byok8s.worker.spec import STAGING_FAILED, Command, File, JobSpec, Result
 from byok8s.worker.transfer import Transfers
@@ -112,4 +115,79 @@ def test_a_missing_input_is_named(bucket: MemoryBucket, tmp_path: Path) -> None:
 def test_the_command_is_what_snakemake_runs() -> None:
     arguments = lean.shell_arguments(command("echo 'it''s' \"$0\""))
     done = subprocess.run(arguments, capture_output=True, text=True, check=True, env=os.environ)
-    assert done.stdout == "its bash\n"
+    assert done.stdout == f"its {shutil.which('bash')}\n"
+
+
+@pytest.mark.parametrize(
+    ("promise", "text", "said"),
+    [
+        ({"non_empty": True}, ": > local/out", "left p/out empty"),
+        ({"non_empty": True}, "echo x > local/out", ""),
+        ({"checksum": "md5:401b30e3b8b5d629635a5c613cdb7919"}, "echo x > local/out", ""),
+        ({"checksum": "md5:401b30e3b8b5d629635a5c613cdb7919"}, "echo y > local/out", "the md5 00"),
+    ],
+)
+def test_what_a_rule_ensures_is_checked(
+    bucket: MemoryBucket, tmp_path: Path, promise: dict[str, str], text: str, said: str
+) -> None:
+    made = command(text, outputs=(File("p/out", "local/out", **promise),))  # type: ignore[arg-type]
+    result = run(bucket, made, tmp_path)
+    assert said in result.error and bool(result.error) is bool(said)
+    assert result.exit_code == (STAGING_FAILED if said else 0)
+    assert ("p/out" in bucket.content()) is not bool(said), "what is wrong is not stored"
+
+
+def test_times_and_bytes_are_told(bucket: MemoryBucket, tmp_path: Path) -> None:
+    text = "cat local/in.txt local/in.txt > local/deep/out.txt; sleep 0.2"
+    result = run(bucket, command(text), tmp_path)
+    assert (result.bytes_in, result.bytes_out) == (6, 12)
+    parts = (result.fetch_seconds, result.command_seconds, result.store_seconds)
+    assert result.command_seconds > 0.19 and min(parts) >= 0
+    assert sum(parts) == pytest.approx(result.seconds, abs=0.002)
+
+
+def test_a_benchmark_is_stored_with_the_outputs(bucket: MemoryBucket, tmp_path: Path) -> None:
+    made = command("echo x > local/deep/out.txt", benchmark=File("p/b/x.tsv", "local/b/x.tsv"))
+    (tmp_path / "work").mkdir()
+    spec = JobSpec("", "", "work", (), "log", "result", command=made)
+
+    def run_command(command: Command, place: Path) -> Ran:
+        assert command.benchmark is not None
+        table = place / command.benchmark.path
+        arguments = lean.shell_arguments(command)
+        return execute(arguments, place, {}, tmp_path / "log", benchmark=table)
+
+    transfers = Transfers(bucket)  # type: ignore[arg-type]
+    result = lean.run(JobSpec.loads(spec.dumps()), made, tmp_path, transfers, run_command)
+    assert [key for key, *_ in result.stored] == ["p/deep/out.txt", "p/b/x.tsv"]
+    assert bucket.content()["p/b/x.tsv"].startswith(b"s\th:m:s\tmax_rss")
+
+
+def test_a_long_jobs_log_is_in_the_bucket_meanwhile(
+    bucket: MemoryBucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job, "LOG_SECONDS", 0.05)
+    spec = JobSpec("", "", "work", (), "log", "result")
+    meanwhile = job.log_kept_meanwhile(bucket, spec, tmp_path / "log")
+    with meanwhile, open(tmp_path / "log", "wb", buffering=0) as log:
+        time.sleep(0.2)
+        assert bucket.calls["put"] == 0, "there is nothing to keep yet"
+        log.write(b"so far\n")
+        _until(lambda: bucket.content().get("log") == b"so far\n")
+        time.sleep(0.2)
+        assert bucket.calls["put"] == 1, "once for what is new"
+
+
+def test_a_short_jobs_log_is_not_put_meanwhile(bucket: MemoryBucket, tmp_path: Path) -> None:
+    (tmp_path / "log").write_bytes(b"all\n")
+    with job.log_kept_meanwhile(bucket, JobSpec("", "", ".", (), "log", "r"), tmp_path / "log"):
+        pass
+    assert bucket.calls["put"] == 0
+
+
+def _until(true: Callable[[], bool]) -> None:
+    for _ in range(200):
+        if true():
+            return
+        time.sleep(0.05)
+    raise TimeoutError

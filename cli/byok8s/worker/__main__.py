@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -18,11 +17,12 @@ from byok8s.worker.job import (
     conclude,
     load_job,
     load_text,
+    log_kept_meanwhile,
     open_pod,
     result_of,
     unpack_sources,
 )
-from byok8s.worker.process import Ran, end, execute
+from byok8s.worker.process import Ran, command_exit, end, execute
 from byok8s.worker.spec import (
     BUNDLE_VARIABLE,
     FACTS_VARIABLE,
@@ -32,9 +32,6 @@ from byok8s.worker.spec import (
     JobSpec,
     Result,
 )
-
-# How Snakemake tells a shell command's exit code (subprocess.CalledProcessError)
-_EXIT_STATUS = re.compile(r"returned non-zero exit status (-?\d+)|died with <?Signals\.(SIG\w+)")
 
 
 def main() -> int:
@@ -48,11 +45,12 @@ def main() -> int:
     result = unpack_sources(store, spec)
     if result is None:
         command = spec.command
-        result = (
-            run_snakemake(spec)
-            if command is None
-            else lean.run(spec, command, Path(), transfers, _run_command)
-        )
+        with log_kept_meanwhile(store, spec, LOG):
+            result = (
+                run_snakemake(spec)
+                if command is None
+                else lean.run(spec, command, Path(), transfers, _run_command)
+            )
     conclude(store, spec, result)
     return result.exit_code
 
@@ -75,17 +73,6 @@ def run_snakemake(spec: JobSpec) -> Result:
     return result_of(ran, spec, folder, seconds, command_exit=code, stored=read_stored(stored))
 
 
-def command_exit(output: str) -> int | None:
-    """The exit code of the user's command as Snakemake reports it, if it does."""
-    found = _EXIT_STATUS.findall(output)
-    if not found:
-        return None
-    code, name = found[-1]
-    if name:
-        return 128 + int(getattr(signal, name, 0))
-    return int(code) if int(code) >= 0 else 128 - int(code)
-
-
 def read_stored(path: Path) -> list[tuple[str, int, float, str]]:
     """What the storage provider says it has uploaded."""
     if not path.exists():
@@ -95,11 +82,14 @@ def read_stored(path: Path) -> list[tuple[str, int, float, str]]:
 
 def _run_command(command: Command, folder: Path) -> Ran:
     variables = lean.environment(command, SCRATCH)
-    return _execute(lean.shell_arguments(command), folder, variables)
+    benchmark = folder / command.benchmark.path if command.benchmark else None
+    return _execute(lean.shell_arguments(command), folder, variables, benchmark)
 
 
-def _execute(arguments: list[str], folder: Path, variables: dict[str, str]) -> Ran:
-    return execute(arguments, folder, variables, LOG, began=_pass_sigterm_on)
+def _execute(
+    arguments: list[str], folder: Path, variables: dict[str, str], benchmark: Path | None = None
+) -> Ran:
+    return execute(arguments, folder, variables, LOG, benchmark=benchmark, began=_pass_sigterm_on)
 
 
 def _pass_sigterm_on(process: subprocess.Popen[bytes]) -> None:

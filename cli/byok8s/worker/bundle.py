@@ -21,7 +21,15 @@ from pathlib import Path
 from typing import Any
 
 from byok8s.worker import lean
-from byok8s.worker.job import SCRATCH, fetch_sources, keep_log, report, shorten, unpack
+from byok8s.worker.job import (
+    SCRATCH,
+    fetch_sources,
+    keep_log,
+    log_kept_meanwhile,
+    report,
+    shorten,
+    unpack,
+)
 from byok8s.worker.process import Ran, end, execute
 from byok8s.worker.spec import (
     NEWS,
@@ -201,14 +209,15 @@ class Bundle:
 
         (scratch / "tmp").mkdir()
         name = active.job.name
-        result = lean.run(
-            spec,
-            spec.command,
-            root,
-            self._transfers,
-            run_command,
-            tell=lambda line: self._show(name, line),
-        )
+        with log_kept_meanwhile(self._store, spec, log):
+            result = lean.run(
+                spec,
+                spec.command,
+                root,
+                self._transfers,
+                run_command,
+                tell=lambda line: self._show(name, line),
+            )
         if active.late:
             limit = f"its limit of {active.job.seconds} s"
             result.error = f"the job ran longer than {limit}; give it more (runtime)"
@@ -230,6 +239,7 @@ class Bundle:
                 log,
                 tell=lambda line: self._show(active.job.name, line),
                 seconds=active.job.seconds,
+                benchmark=folder / command.benchmark.path if command.benchmark else None,
                 began=lambda process: setattr(active, "process", process),
             )
         finally:

@@ -8,6 +8,9 @@ import io
 import os
 import re
 import tarfile
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +38,7 @@ _NOISE = re.compile(
 SCRATCH = Path("/tmp")  # noqa: S108 (the pod's own)
 LOG = SCRATCH / "byok8s.log"  # of a pod's one job
 _TAIL_BYTES = 2000
+LOG_SECONDS = 30.0  # between uploads of the log while a job runs; a shorter job has none
 
 
 def open_pod() -> tuple[Any, Transfers]:
@@ -106,6 +110,34 @@ def keep_log(store: Any, spec: JobSpec, log: Path, *, failed: bool) -> str:
     return ""
 
 
+@contextlib.contextmanager
+def log_kept_meanwhile(store: Any, spec: JobSpec, log: Path) -> Iterator[None]:
+    """Put the log of a job that takes long into the bucket now and then, should its pod be killed.
+
+    What goes wrong is told when the log is kept at the end.
+    """
+    over = threading.Event()
+
+    def keep() -> None:
+        kept, pause = 0, LOG_SECONDS
+        while not over.wait(pause):
+            began = time.monotonic()
+            with contextlib.suppress(Exception):
+                if (size := log.stat().st_size) != kept:
+                    store.put(spec.log_key, log)
+                    kept = size
+            # a long log is sent whole each time, and must not be what the pod is busy with
+            pause = max(LOG_SECONDS, 20 * (time.monotonic() - began))
+
+    keeper = threading.Thread(target=keep, name="byok8s-log", daemon=True)
+    keeper.start()
+    try:
+        yield
+    finally:
+        over.set()
+        keeper.join()  # so that the whole log is the last that is put
+
+
 def rule_log_tail(spec: JobSpec, folder: Path) -> str:
     """The end of the rule's own `log:` files, which lie below `folder`."""
     parts = []
@@ -134,6 +166,8 @@ def result_of(
         exit_code=ran.exit_code,
         command_exit=command_exit,
         seconds=round(seconds, 3),
+        command_seconds=round(ran.seconds, 3),
+        bytes_out=sum(size for _, size, _, _ in stored),
         cpu_seconds=ran.cpu_seconds,
         peak_memory=ran.peak_memory,
         out_of_memory=ran.out_of_memory and failed,

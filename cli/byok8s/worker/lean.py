@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -14,6 +16,11 @@ from byok8s.worker.spec import STAGING_FAILED, Command, File, JobSpec, Result
 from byok8s.worker.transfer import Transfers, in_parallel
 
 Stored = list[tuple[str, int, float, str]]
+
+
+class OutputError(Exception):
+    """The command succeeded and its outputs are not what the rule says; the text is a sentence."""
+
 
 # What Snakemake's shell() sets for libraries that would otherwise take every core of the node
 _THREAD_VARIABLES = (
@@ -43,34 +50,55 @@ def run(
     folder = root / spec.workdir
     began = time.monotonic()
     try:
-        prepare(command, folder, transfers)
+        received = prepare(command, folder, transfers)
+        fetched = time.monotonic()
         ran = run_command(command, folder)
+        ended = time.monotonic()
         stored = finish(command, folder, transfers, failed=ran.exit_code != 0)
-    except (TransferError, OSError) as error:
+    except (TransferError, OutputError, OSError) as error:
         tell(f"{error}\n".encode())
         return Result(STAGING_FAILED, error=str(error), tail=rule_log_tail(spec, folder))
     command_exit = None if ran.untold else ran.exit_code or None
-    seconds = time.monotonic() - began
-    return result_of(ran, spec, folder, seconds, command_exit=command_exit, stored=stored)
+    fetch, store = fetched - began, time.monotonic() - ended
+    # in a bundle a command waits for its turn, which is no part of the job
+    seconds = fetch + ran.seconds + store
+    result = result_of(ran, spec, folder, seconds, command_exit=command_exit, stored=stored)
+    result.fetch_seconds, result.store_seconds = round(fetch, 3), round(store, 3)
+    result.bytes_in = received
+    return result
 
 
-def prepare(command: Command, folder: Path, transfers: Transfers) -> None:
-    """Fetch the inputs, write the scripts and make the outputs' folders; raises TransferError."""
+def prepare(command: Command, folder: Path, transfers: Transfers) -> int:
+    """Fetch the inputs, write the scripts and make the outputs' folders; raises TransferError.
+
+    Returns how many bytes the inputs have.
+    """
     files = [file for file in command.inputs if not file.folder]
-    in_parallel(lambda file: transfers.get_file(file.key, folder / file.path), files)
+    metas = in_parallel(lambda file: transfers.get_file(file.key, folder / file.path), files)
+    received = sum(meta.size for meta in metas)
     for file in command.inputs:
         if file.folder:
-            transfers.get_folder(file.key, folder / file.path, file.names)
-    for file in (*command.outputs, *command.logs):
+            below = folder / file.path
+            transfers.get_folder(file.key, below, file.names)
+            received += sum((below / name).stat().st_size for name in file.names)
+    for file in (*_made(command), *command.logs):
         (folder / file.path).parent.mkdir(parents=True, exist_ok=True)
     for path, text in command.texts:
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_text(text)
+    return received
+
+
+def _made(command: Command) -> tuple[File, ...]:
+    """What a job is to make: its outputs and its benchmark."""
+    return (*command.outputs, command.benchmark) if command.benchmark else command.outputs
 
 
 def shell_arguments(command: Command) -> list[str]:
-    """The command as Snakemake's shell() runs it: in bash's strict mode."""
-    return ["bash", "-c", f"set -euo pipefail;  {command.text}"]
+    """The command as Snakemake's shell() runs it: in bash's strict mode, by its whole path, which
+    is what bash calls itself in its messages.
+    """
+    return [shutil.which("bash") or "bash", "-c", f"set -euo pipefail;  {command.text}"]
 
 
 def environment(command: Command, scratch: Path) -> dict[str, str]:
@@ -82,8 +110,8 @@ def environment(command: Command, scratch: Path) -> dict[str, str]:
 def finish(command: Command, folder: Path, transfers: Transfers, *, failed: bool) -> Stored:
     """Keep the logs and, of a command that succeeded, the outputs.
 
-    Raises FileNotFoundError that names the outputs which the command did not make, and
-    TransferError.
+    Raises OutputError that names the outputs which the command did not make, or not as the rule
+    promises; and TransferError.
     """
     _make_missing(command.logs, folder)
     stored = _put(command.logs, folder, transfers)
@@ -92,14 +120,29 @@ def finish(command: Command, folder: Path, transfers: Transfers, *, failed: bool
     _make_missing((file for file in command.outputs if file.touch), folder)
     missing = [file.key for file in command.outputs if not os.path.exists(folder / file.path)]
     if missing:
-        raise FileNotFoundError(f"the command did not make {', '.join(missing)}")
+        raise OutputError(f"the command did not make {', '.join(missing)}")
     wrong = [file for file in command.outputs if (folder / file.path).is_dir() != file.folder]
     for file in wrong:
         made, say = ("file", "do not say") if file.folder else ("folder", "say")
-        raise FileNotFoundError(
-            f"the command made a {made} of {file.key}; {say} directory() in the rule"
-        )
-    return stored + _put(command.outputs, folder, transfers)
+        raise OutputError(f"the command made a {made} of {file.key}; {say} directory() in the rule")
+    for file in command.outputs:
+        _ensure(file, folder / file.path)
+    return stored + _put(_made(command), folder, transfers)
+
+
+def _ensure(file: File, path: Path) -> None:
+    """What a rule promises of an output with `ensure()`."""
+    if file.non_empty and not path.stat().st_size:
+        raise OutputError(f"the command left {file.key} empty, which the rule says it never is")
+    if file.checksum:
+        algorithm, _, promised = file.checksum.partition(":")
+        with open(path, "rb") as content:
+            found = hashlib.file_digest(content, algorithm).hexdigest()
+        if found != promised:
+            raise OutputError(
+                f"the command made {file.key} with the {algorithm} {found}, "
+                f"where the rule promises {promised}"
+            )
 
 
 def _make_missing(files: Iterable[File], folder: Path) -> None:

@@ -56,6 +56,8 @@ class File:
     touch: bool = False  # `touch()`: the worker makes it
     folder: bool = False
     names: tuple[str, ...] = ()  # of an input folder's files: KEY/NAME
+    non_empty: bool = False  # `ensure()`: the worker checks it
+    checksum: str = ""  # `ensure()`: ALGORITHM:HEX of the content
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ class Command:
     logs: tuple[File, ...]
     # path below the working directory and content of what the command runs, as a script
     texts: tuple[tuple[str, str], ...] = ()
+    benchmark: File | None = None  # what the command takes is written there
 
     @classmethod
     def of(cls, fields: dict[str, Any]) -> Command:
@@ -76,6 +79,8 @@ class Command:
         for name in ("inputs", "outputs", "logs"):
             files = fields[name]
             fields[name] = tuple(File(**file | {"names": tuple(file["names"])}) for file in files)
+        if fields.get("benchmark"):
+            fields["benchmark"] = File(**fields["benchmark"] | {"names": ()})
         return cls(**fields)
 
 
@@ -117,6 +122,11 @@ class Result:
     command_exit: int | None = None  # of the user's command, when it was one that failed
     error: str = ""  # a sentence, when byok8s itself could not go on
     seconds: float = 0.0  # wall time of the job without staging the sources
+    fetch_seconds: float = 0.0  # of it, for the inputs; the worker knows it without Snakemake only
+    command_seconds: float = 0.0  # of it, in the command (or in Snakemake, with all it does)
+    store_seconds: float = 0.0  # of it, for outputs and logs
+    bytes_in: int = 0  # of the inputs
+    bytes_out: int = 0  # of outputs and logs
     cpu_seconds: float = 0.0  # of the command and its children
     peak_memory: int = 0  # bytes, of the largest process of the command
     out_of_memory: bool = False  # the kernel killed a process of the command
@@ -125,7 +135,8 @@ class Result:
     stored: list[tuple[str, int, float, str]] = field(default_factory=list)
 
     def dumps(self) -> str:
-        return json.dumps(asdict(self), ensure_ascii=False)
+        """As short as it goes: a pod's termination message takes 4096 bytes."""
+        return json.dumps(asdict(self), ensure_ascii=False, separators=(",", ":"))
 
     @classmethod
     def loads(cls, text: str) -> Result:

@@ -21,6 +21,7 @@ import shutil
 import signal
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -88,7 +89,8 @@ def main() -> int:
         spec = job.load_job(store)
         if (result := job.unpack_sources(store, spec)) is None:
             assert spec.command is not None
-            result = stage(spec, spec.command, transfers, folder)
+            with job.log_kept_meanwhile(store, spec, job.LOG):
+                result = stage(spec, spec.command, transfers, folder)
         job.conclude(store, spec, result)
     return result.exit_code
 
@@ -125,11 +127,13 @@ def stage(spec: JobSpec, command: Command, transfers: Transfers, folder: Path) -
     def run_command(command: Command, workdir: Path) -> Ran:
         variables = {**user_environment(), **lean.environment(command, job.SCRATCH)}
         _write(folder / "run", script(command, workdir.absolute(), variables, folder))
+        began = time.monotonic()
         said, output = follow(folder)
+        seconds = time.monotonic() - began
         code, _, times = said.partition("\n")
         if not code:
-            return Ran(128 + signal.SIGKILL, output, untold=True)
-        return Ran(int(code), output, cpu_seconds=_cpu_seconds(times))
+            return Ran(128 + signal.SIGKILL, output, seconds, untold=True)
+        return Ran(int(code), output, seconds, cpu_seconds=_cpu_seconds(times))
 
     return lean.run(spec, command, Path(), transfers, run_command)
 
@@ -167,7 +171,7 @@ def follow(folder: Path) -> tuple[str, str]:
     def keep() -> None:
         with open(folder / "output", "rb") as out:
             try:
-                with open(LOG, "wb") as log:
+                with open(LOG, "wb", buffering=0) as log:
                     lines.extend(tee(out, log))
             except OSError as error:  # the disk is full, for one; the command must find a reader
                 print(f"The output cannot be kept: {error}", flush=True)

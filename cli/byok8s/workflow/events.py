@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+from byok8s.worker.process import command_exit
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ class EventHandler(logging.Handler):
         if job is None:
             return
         said = " ".join(self.errors).split("Command '", 1)[0] if self.errors else ""
-        status = re.findall(r"non-zero exit status (\d+)", " ".join(self.errors))
-        reason = f"the command exited with code {status[-1]}" if status else said or "it failed"
+        code = command_exit(" ".join(self.errors))
+        reason = f"the command exited with code {code}" if code else said or "it failed"
         log = " ".join(fields.get("log") or [])
         self._listener.ended(job, JobFailure(job, f"{reason} (on this machine)", log=log))

@@ -194,6 +194,8 @@ class Executor(RealExecutor):
         request = replace(request, fingerprint=fingerprint(job, command, request, leader))
         request = self._retries.grown(request)
         sharable = command is not None and not image and job.resources.get("bundle", 1) != 0
+        # which is told as /tmp; where pods are shared, $TMPDIR is another folder for each job
+        sharable = sharable and "tmpdir" not in (job.rule.shellcmd or "")
         sharable = sharable and id not in session.stock.alone  # its pod is adopted, or replaced
         return Task(
             name,

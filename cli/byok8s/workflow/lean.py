@@ -36,6 +36,11 @@ _OUTPUT_FLAGS = frozenset(
     {"storage_object", "path_modified", "temp", "protected", "touch", "directory"}
 )
 _INPUT_FLAGS = _OUTPUT_FLAGS | {"ancient"}
+_BENCHMARK_FLAGS = frozenset({"storage_object", "path_modified"})
+# Beyond this Snakemake writes a command to a file (snakemake.shell.MAX_ARG_LEN). The kernel takes
+# twice that in one argument.
+_LONGEST_COMMAND = 65_535
+_LONG_COMMAND = ".snakemake/byok8s-command.sh"  # below the working directory
 
 
 def lean_command(job: Any, lead: Lead) -> Command | None:
@@ -56,13 +61,15 @@ def check(job: Any, lead: Lead, *, own_image: bool = False) -> Files:
     """
     if job.is_group():
         raise NeedsSnakemake("is a group")
+    if not own_image and job.resources.get("lean", 1) == 0:  # an image has no Snakemake
+        raise NeedsSnakemake("says lean=0")
     _check_rule(job.rule, own_image)
     _check_shell(job)
     if job.rule.shellcmd is not None:
         _check_fields(job)
     return (
         _files(job.input, _INPUT_FLAGS, lead),
-        _files(job.output, _OUTPUT_FLAGS, lead),
+        _promised(job, _files(job.output, _OUTPUT_FLAGS | {"ensure"}, lead)),
         _files(job.log, _OUTPUT_FLAGS, lead),
     )
 
@@ -80,9 +87,13 @@ def command_of(job: Any, lead: Lead, files: Files, texts: Texts = ()) -> Command
     text = job.shellcmd
     if "<TBD>" in text and "tmpdir" in job.rule.shellcmd:
         text = job.format_wildcards(job.rule.shellcmd, resources=pod_resources(job))
+    benchmark = _benchmark(job, lead)
     if "<TBD>" in text:
         raise NeedsSnakemake("has a value that is not known yet")
-    return Command(text, job.threads, inputs, outputs, logs)
+    if len(text) > _LONGEST_COMMAND:
+        texts = ((_LONG_COMMAND, f"{text}\n"),)
+        text = f". ./{_LONG_COMMAND}"
+    return Command(text, job.threads, inputs, outputs, logs, texts=texts, benchmark=benchmark)
 
 
 def _check_rule(rule: Any, own_image: bool) -> None:
@@ -92,11 +103,12 @@ def _check_rule(rule: Any, own_image: bool) -> None:
     programs), or none in a pod (a folder of its own), or none to the pod (a checkpoint).
     """
     special = {
-        "benchmark": rule.benchmark,
         "handover": rule.is_handover,
         "group": rule.group,
     }
-    if not own_image:
+    if own_image:
+        special["benchmark"] = rule.benchmark  # staging sees nothing of the command's processes
+    else:
         special |= {
             "conda": rule.conda_env,
             "container": rule.container_img,
@@ -114,6 +126,19 @@ def _check_rule(rule: Any, own_image: bool) -> None:
     for name, value in special.items():
         if value:
             raise NeedsSnakemake(f"has {name}")
+
+
+def _benchmark(job: Any, lead: Lead) -> File | None:
+    """Where the worker leaves what the command took: once, in Snakemake's plain columns."""
+    if job.benchmark is None:
+        return None
+    if (
+        job.benchmark_repeats != 1
+        or job.rule.workflow.output_settings.benchmark_extended
+        or str(job.benchmark).endswith(".jsonl")
+    ):
+        raise NeedsSnakemake("has a benchmark of another form")
+    return _files([job.benchmark], _BENCHMARK_FLAGS, lead)[0]
 
 
 def _check_shell(job: Any) -> None:
@@ -142,6 +167,27 @@ def _files(files: Iterable[Any], allowed: frozenset[str], lead: Lead) -> list[Fi
         key, flags = split_query(query)[1], file.flags
         found.append(File(key, str(file), touch="touch" in flags, folder="directory" in flags))
     return found
+
+
+def _promised(job: Any, files: list[File]) -> list[File]:
+    """The outputs with what `ensure()` says of them."""
+    return [
+        replace(file, **_promise(job, output.flags["ensure"])) if "ensure" in output.flags else file
+        for file, output in zip(files, job.output, strict=True)
+    ]
+
+
+def _promise(job: Any, said: dict[str, Any]) -> dict[str, Any]:
+    checksum, algorithm = said["checksum"], said["checksum_algorithm"]
+    if callable(checksum):
+        try:
+            checksum = checksum(job.wildcards)
+        except Exception as error:  # of the user's function; Snakemake tells it best
+            raise NeedsSnakemake("has a checksum that is not known") from error
+    return {
+        "non_empty": bool(said["non_empty"]),
+        "checksum": f"{algorithm}:{checksum}" if algorithm else "",
+    }
 
 
 def _found(file: File, lead: Lead) -> File:

@@ -40,6 +40,7 @@ from byok8s.worker.checksum import is_plain
 from byok8s.worker.s3 import TransferError
 from byok8s.worker.spec import FACTS_VARIABLE, S3_VARIABLE, STORED_VARIABLE
 from byok8s.worker.transfer import MARKER, ObjectMeta
+from byok8s.workflow.ensured import check_files
 from byok8s.workflow.lead import QUERY, Lead, current, lead
 from byok8s.workflow.storage_settings import StorageProviderSettings
 
@@ -55,6 +56,7 @@ class StorageProvider(StorageProviderBase):
     settings: StorageProviderSettings
 
     def __post_init__(self) -> None:
+        check_files()
         self._own: dict[str, Inventory] = {}
         self.settings = self.settings or StorageProviderSettings()
         # of a tagged provider with settings of its own, the leader knows nothing
