@@ -26,17 +26,21 @@ def snakemake() -> str:
 
 def environment(report: Reporter) -> Path:
     """The Python of an environment with the official plugins, made when it is not there yet."""
-    wanted = "\n".join((snakemake(), EXECUTOR, STORAGE, sys.version))
-    folder = cache_folder() / "bench"
+    return environment_of("bench", (snakemake(), EXECUTOR, STORAGE), report)
+
+
+def environment_of(name: str, requirements: tuple[str, ...], report: Reporter) -> Path:
+    """The Python of an environment of this name, made anew when its requirements have changed."""
+    wanted = "\n".join((*requirements, sys.version))
+    folder = cache_folder() / name
     python = folder / "bin" / "python"
     stamp = folder / "requirements.txt"
     if stamp.exists() and stamp.read_text() == wanted:
         return python
     shutil.rmtree(folder, ignore_errors=True)
-    with report.step("Official executor: its Python environment"):
+    with report.step(f"A Python environment with {', '.join(requirements)}"):
         uv = [sys.executable, "-m", "uv"]
         run([*uv, "venv", "--quiet", "--python", sys.executable, str(folder)])
-        requirements = (snakemake(), EXECUTOR, STORAGE)
         install = [*uv, "pip", "install", "--quiet", "--compile-bytecode", "--python", str(python)]
         run([*install, *requirements], timeout=600)
     stamp.write_text(wanted)
