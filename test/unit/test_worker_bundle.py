@@ -6,7 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +114,22 @@ def test_one_that_fails_touches_no_other(
     assert told["good"].exit_code == 0
     assert {"out/good", "log/bad"} <= set(bucket.content())
     assert "out/bad" not in bucket.content()
+
+
+def test_a_benchmark_is_of_the_job_alone(bucket: MemoryBucket, tmp_path: Path) -> None:
+    first, second = (
+        job(bucket, id, f"sleep 0.{n}; touch out/{id}") for n, id in ((6, "a"), (1, "b"))
+    )
+    jobs = []
+    for one in (first, second):
+        assert one.spec.command is not None
+        table = File(f"bench/{one.id}", f"bench/{one.id}")
+        command = replace(one.spec.command, benchmark=table)
+        jobs.append(replace(one, spec=replace(one.spec, command=command)))
+    run(bucket, tmp_path, jobs)
+    lines = {id: bucket.content()[f"bench/{id}"].decode().splitlines() for id in "ab"}
+    seconds = {id: float(rows[1].split("\t")[0]) for id, rows in lines.items()}
+    assert seconds["a"] > 0.3 and seconds["b"] < seconds["a"], "without the wait for its turn"
 
 
 def test_what_waits_behind_a_long_job_goes_back(
