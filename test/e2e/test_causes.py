@@ -8,12 +8,24 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
 import pytest
-from byok8s.batch import BatchSystem, Cause, KubeClient, PodRequest, RunIdentity, Update
+from byok8s.batch import (
+    ApiError,
+    BatchSystem,
+    Budget,
+    Cause,
+    History,
+    KubeClient,
+    Limits,
+    PodRequest,
+    RetryPolicy,
+    RunIdentity,
+    Update,
+)
 from byok8s.batch import system as batch_system
 from byok8s.batch.nodes import quantity
 from byok8s.cluster import ClusterInfo
@@ -164,6 +176,83 @@ def tainted(client: KubeClient, path: str) -> Iterator[None]:
 def is_available(deployment: dict[str, Any]) -> bool:
     status = deployment["status"]
     return bool(status.get("availableReplicas", 0) == deployment["spec"]["replicas"])
+
+
+@contextmanager
+def node_without_kubelet(client: KubeClient, name: str) -> Iterator[None]:
+    """A Node that nobody reports for, and on which nothing else is put."""
+    body = {"metadata": {"name": name}, "spec": {"unschedulable": True}}
+    client.create("/api/v1/nodes", body)
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    ready = {"type": "Ready", "status": "True", "reason": "Test", "lastHeartbeatTime": now}
+    client.patch(f"/api/v1/nodes/{name}/status", {"status": {"conditions": [ready]}})
+    try:
+        yield
+    finally:
+        with suppress(ApiError):
+            client.delete(f"/api/v1/nodes/{name}")
+
+
+def put_on(name: str, pod: dict[str, Any], **unreachable: int) -> None:
+    """Past the scheduler, onto the node; `unreachable` says how long it stays there then."""
+    pod["spec"]["nodeName"] = name
+    kinds = ("node.kubernetes.io/unreachable", "node.kubernetes.io/not-ready")
+    tolerated = {"operator": "Exists", "effect": "NoExecute", **unreachable}
+    pod["spec"]["tolerations"] = [{"key": key, **tolerated} for key in kinds]
+
+
+def test_case_14_a_node_that_is_deleted_costs_no_retry(
+    namespace: KubeClient,
+    batch: BatchSystem,
+    request_of: Callable[..., PodRequest],
+    changed: Callable[[Change], None],
+):
+    name = f"removed-{uuid.uuid4().hex[:6]}"
+    changed(lambda pod: put_on(name, pod) if pod_attempt(pod) == 1 else None)
+    with node_without_kubelet(namespace, name):
+        request = request_of("true")
+        batch.issue(request)
+        until(lambda: job_pods(namespace))
+    told = wait_for(batch, "failed", within=150)
+    assert (told.cause, told.disruption) == (Cause.NODE_LOST, True)
+    assert told.message == f"The pod on node {name} was stopped: its node is gone."
+    decision = RetryPolicy(retries=0).decide(told, request, History())
+    assert decision.retry and decision.budget == Budget.DISRUPTIONS and not decision.charged
+    batch.issue(decision.next_request(request))
+    assert wait_for(batch, "succeeded").attempt == 2
+
+
+def test_a_node_that_falls_silent_for_good(
+    namespace: KubeClient,
+    request_of: Callable[..., PodRequest],
+    changed: Callable[[Change], None],
+):
+    name = f"silent-{uuid.uuid4().hex[:6]}"
+    changed(lambda pod: put_on(name, pod, tolerationSeconds=1))
+    identity = RunIdentity(f"run-{uuid.uuid4().hex[:6]}", "Jane Doe")
+    with (
+        node_without_kubelet(namespace, name),
+        BatchSystem(namespace, identity, limits=Limits(terminating=5)) as batch,
+    ):
+        batch.issue(request_of("true"))
+        told = wait_for(batch, "failed", within=150)
+        for pod in job_pods(namespace):  # whose end nobody will confirm
+            path = f"/api/v1/namespaces/{namespace.namespace}/pods/{pod['metadata']['name']}"
+            namespace.delete(path, {"gracePeriodSeconds": 0})
+    assert (told.cause, told.disruption) == (Cause.NODE_LOST, True)
+    assert told.message == (
+        f"The pod was deleted, but its node {name} does not confirm that it ended; "
+        "the node may be lost."
+    )
+
+
+def pod_attempt(pod: dict[str, Any]) -> int:
+    return int(pod["metadata"]["labels"]["byok8s.io/attempt"])
+
+
+def job_pods(client: KubeClient) -> list[dict[str, Any]]:
+    items: list[dict[str, Any]] = client.get(f"/api/v1/namespaces/{client.namespace}/pods")["items"]
+    return items
 
 
 def test_a_node_that_does_not_accept_the_pod(
