@@ -158,7 +158,7 @@ def test_the_same_objects(ways: dict[str, Way], cluster: Any) -> None:
 def test_the_same_bytes_also_of_logs(ways: dict[str, Way]) -> None:
     measured = "made/measured.tsv"  # of which only the form is the same
     common = same(ways, lambda way: {k: v for k, v in way.objects.items() if k != measured})
-    assert common["made/params.txt"].startswith(b"a b 1 0.1 True None x y z 'y z' value")
+    assert common["made/params.txt"].startswith(b"a b 1 0.1 True None x y z y z value {")
     assert common["logs/out.log"] == b"said\n" and b"/nowhere" in common["logs/err.log"]
     assert common["logs/unwritten.log"] == b""
     assert common["logs/failed/exit.log"] == b"last words\n"
@@ -177,8 +177,8 @@ def test_the_same_records_but_for_the_times(ways: dict[str, Way]) -> None:
             for output, record in way.records.items()
             if record
         }
-        # the folder for temporary files is only known where the job runs, and with Snakemake in
-        # the pods a job that was tried again is recorded with the command of its first try
+        # the folder for temporary files is only known where the job runs; and where Snakemake tries
+        # again in the pod, the leader knows the command of the first try alone
         records["s3://PREFIX/made/resources.txt"].pop("shellcmd")
         records["s3://PREFIX/made/retried.txt"].pop("shellcmd")
         return records
@@ -204,8 +204,10 @@ def _rules() -> list[str]:
 def test_the_same_failures(ways: dict[str, Way]) -> None:
     assert same(ways, lambda way: way.done.code) == 1
     default, in_pods, alone = each(ways, Way.failures)
-    rules = {rule for rule in _rules() if rule.startswith("fails_")} | {"retried"}
-    assert set(default) == set(in_pods) == rules
+    rules = {rule for rule in _rules() if rule.startswith("fails_")}
+    assert set(default) == rules | {"retried"}
+    # Snakemake in a pod tries again there, before the leader hears of it
+    assert set(in_pods) == rules
     codes = {
         "fails_with_exit": 7,
         "fails_in_pipe": 5,
