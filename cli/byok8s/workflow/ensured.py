@@ -13,6 +13,7 @@ from typing import Any
 
 def check_files() -> None:
     """Have Snakemake look at the files; may be called more than once."""
+    import snakemake.api  # noqa: F401 (its modules import each other in this order only)
     from snakemake.dag import DAG
     from snakemake.io import AnnotatedString
 
