@@ -1,6 +1,7 @@
 """Snakemake inside a pod: `python3 -m byok8s.workflow.in_pod ARGUMENTS`.
 
-The same as `python3 -m snakemake`, with the leader's findings of glob_wildcards.
+The same as `python3 -m snakemake`, with the leader's findings of glob_wildcards, and without trying
+again: that is for the leader, which would otherwise do so on top of the pod.
 """
 
 from __future__ import annotations
@@ -11,10 +12,13 @@ import sys
 def main() -> None:
     """Run Snakemake's command line; exits as it does."""
     from snakemake import cli, workflow  # cli first: they import each other
+    from snakemake.jobs import GroupJob, Job
 
     from byok8s.workflow.globbing import RecordedGlob
 
     workflow.glob_wildcards = RecordedGlob()
+    # --retries=0 is only for rules that say nothing of it
+    Job.restart_times = GroupJob.restart_times = property(lambda job: 0)
     cli.main(sys.argv[1:])
 
 
