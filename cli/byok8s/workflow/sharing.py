@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from byok8s.workflow.session import Session
 
 # What a pod is given ahead, so that it need not wait for the leader
-AHEAD_SECONDS = 1.0
+AHEAD_SECONDS = 1.5
 POD_SECONDS = 2.0  # of work that is worth one more pod
 MOST_UNKNOWN = 32  # jobs of unknown duration that a pod starts with
 RAMP = 8  # pods at first for a rule nothing is known of, on a cluster of unknown size
