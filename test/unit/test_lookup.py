@@ -261,7 +261,7 @@ def test_a_word_that_yaml_readers_disagree_about_must_be_quoted(folder: Path, wo
         ("\tb: 1", "cannot start any token (line 1, column 1)"),
         ("a: 1\n---\nb: 2", "(line 2, column 1)"),
         ("a: \x07", "not valid YAML"),
-        ("a: " + "[" * 100_000 + "]" * 100_000, "nested"),
+        ("a: " + "[" * 100_000 + "]" * 100_000, "nest"),  # PyYAML has a limit of its own, or Python
         ("a: " + "[" * 150 + "]" * 150, "nested"),
         ("a: " + "9" * 5000, "is not a JSON number"),
         ("- a", "holds a list, but a parameter file must be a mapping"),

@@ -87,4 +87,5 @@ def test_the_installed_packages_have_names_of_their_own(wheel: Path) -> None:
         "snakemake_executor_plugin_byok8s",
         "snakemake_scheduler_plugin_byok8s",
         "snakemake_storage_plugin_byok8s",
+        "toil_batch_system_byok8s",
     }
