@@ -86,7 +86,10 @@ def record(command: list[str], project: Path, target: Path, title: str) -> None:
     )
     if done.returncode or not target.exists():
         sys.exit(f"{title} could not be sampled:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
-    text = target.read_text().replace("py-spy record", title)
+    # the title is the whole command line, with this machine's folders
+    text = re.sub(
+        r'(<text id="title"[^>]*>).*?(</text>)', rf"\g<1>{title}\g<2>", target.read_text()
+    )
     # thousands of frames that nobody can see make up most of the file
     target.write_text(_FRAME.sub(lambda f: f[0] if float(f[2]) >= LEAST else "", text))
 
