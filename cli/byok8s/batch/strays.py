@@ -87,10 +87,7 @@ class Strays:
 
     def _is_good(self, name: str) -> bool:
         pod = self._pods[name]
-        if is_bundle(pod):
-            return False
-        end = end_of(pod)
-        return end.cause is None if end else "deletionTimestamp" not in pod["metadata"]
+        return not is_bundle(pod) and is_good(pod)
 
     def _serves(self, pod: Pod, request: PodRequest) -> bool:
         metadata = pod["metadata"]
@@ -123,6 +120,12 @@ def bundles_remain(names: set[str]) -> ClusterError:
 def is_bundle(pod: Pod) -> bool:
     """Whether a pod runs several jobs."""
     return BUNDLE in (pod["metadata"].get("labels") or {})
+
+
+def is_good(pod: Pod) -> bool:
+    """Whether a pod may be adopted: what failed is tried again."""
+    end = end_of(pod)
+    return end.cause is None if end else "deletionTimestamp" not in pod["metadata"]
 
 
 def job_of(pod: Pod) -> str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from byok8s.batch.pods import ATTEMPT, FINGERPRINT, NOTE, variable
-from byok8s.batch.strays import is_bundle, job_of
+from byok8s.batch.strays import is_bundle, is_good, job_of
 from byok8s.worker.spec import BUNDLE_VARIABLE, NEWS, BundleJob, BundleSpec, Result
 from byok8s.workflow.tasks import Task, read_report
 
@@ -80,7 +80,7 @@ def take_stock(client: KubeClient, run: str, objects: Objects, mail_folder: str)
     stock = Stock()
     pods = left_pods(client, run)
     for pod in sorted(pods, key=_attempt):
-        if not is_bundle(pod) and _is_good(pod):
+        if not is_bundle(pod) and is_good(pod):
             notes = pod["metadata"].get("annotations") or {}
             left = Left("", notes.get(FINGERPRINT, ""), notes.get(NOTE, ""), _attempt(pod))
             stock.alone[job_of(pod)] = left
@@ -88,14 +88,6 @@ def take_stock(client: KubeClient, run: str, objects: Objects, mail_folder: str)
         with contextlib.suppress(ValueError, TypeError, KeyError):  # of another version: it ends
             _take_stock_of_bundle(stock, pod, client, objects, mail_folder)
     return stock
-
-
-def _is_good(pod: Pod) -> bool:
-    """Whether the pod may be adopted: what failed is tried again."""
-    from byok8s.batch.ends import end_of
-
-    end = end_of(pod)
-    return end.cause is None if end else "deletionTimestamp" not in pod["metadata"]
 
 
 def _attempt(pod: Pod) -> int:
@@ -111,7 +103,7 @@ def _take_stock_of_bundle(
     given, mails = _given(pod, objects, f"{mail_folder}{id}/")
     jobs = {job.id: job for job in given}
     if end is not None:
-        for job_id, result in read_report(_text(end.result, objects)).items():
+        for job_id, result in read_report(text_of(end.result, objects)).items():
             stock.add(job_id, _left(id, jobs[job_id], result=result))
         return
     news = _news(client, pod["metadata"]["name"])
@@ -136,7 +128,7 @@ def _left(bundle: str, job: BundleJob, **known: Any) -> Left:
 def _given(pod: Pod, objects: Objects, mail: str) -> tuple[list[BundleJob], int]:
     """All jobs that a bundle was given, one that came back as often as it was, and in how many
     mails."""
-    text = _text(variable(pod, BUNDLE_VARIABLE) or "", objects)
+    text = text_of(variable(pod, BUNDLE_VARIABLE) or "", objects)
     given = list(BundleSpec.loads(text).jobs)
     number = 0
     while (data := objects.get_bytes(f"{mail}{number + 1}")) is not None:
@@ -145,7 +137,7 @@ def _given(pod: Pod, objects: Objects, mail: str) -> tuple[list[BundleJob], int]
     return given, number
 
 
-def _text(text: str, objects: Objects) -> str:
+def text_of(text: str, objects: Objects) -> str:
     """`text`, or what it points to in the bucket."""
     if not text.startswith("key:"):
         return text

@@ -29,7 +29,7 @@ from byok8s.worker.transfer import ObjectMeta
 from byok8s.workflow import sources
 from byok8s.workflow.durations import Durations
 from byok8s.workflow.events import Listener
-from byok8s.workflow.inherited import Stock, take_stock
+from byok8s.workflow.inherited import Stock, take_stock, text_of
 from byok8s.workflow.lead import knows, split_query
 from byok8s.workflow.resources import rehearse_rules
 
@@ -233,9 +233,7 @@ class Session:
 
     def report(self, text: str) -> str:
         """A worker's report, which it has left in the bucket when it was too long."""
-        if not text.startswith("key:"):
-            return text
-        return (self.objects.get_bytes(text.removeprefix("key:")) or b"").decode()
+        return text_of(text, self.objects)
 
     def told(self, result: Result | None, job: Any) -> None:
         """Let the storage provider know what a finished job has stored, without asking S3."""
