@@ -22,7 +22,7 @@ rule work:
         case {wildcards.name} in
             fails) echo last words; exit 7;;
             hungry) python3 -c "bytearray(400_000_000)";;
-            long) sleep 8;;
+            long) sleep 20;;
             slow*) sleep 0.7;;
         esac
         hostname > {output}

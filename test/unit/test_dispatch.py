@@ -226,6 +226,32 @@ def test_what_comes_back_behind_a_long_job_gets_pods_of_its_own(run: Run) -> Non
     assert run.ended[single.id].success
 
 
+def test_one_long_job_of_a_rule_of_short_ones_does_not_give_all_a_pod_of_their_own(
+    run: Run,
+) -> None:
+    run.submit("abcdefghijkl")
+    until(lambda: len(run.bundles()) == 2)
+    long, short = run.bundles()
+    first, *rest = sorted(run.jobs_of(long))
+    run.place(long)
+    run.place(short)
+    run.finish(short, "".join(sorted(run.jobs_of(short))))
+    run.tell(long, started=first)
+    until(lambda: len(run.ended) == 6 and len(run.started) == 7)
+    time.sleep(2.1)
+    run.update(short, "succeeded")
+    run.tell(long, returned=rest)
+    until(lambda: [r for r in run.batch.issued if not r.bundle])
+    time.sleep(0.5)
+    singles = [r for r in run.batch.issued if not r.bundle]
+    assert len(singles) == 3, "as many as there are places, and one that waits for the next"
+    for single in singles:
+        run.update(single, "succeeded", result=Result(0, seconds=0.1).dumps())
+    until(lambda: len(run.bundles()) == 3)
+    assert run.jobs_of(run.bundles()[2]) == {*rest} - {single.id for single in singles}
+    assert len([r for r in run.batch.issued if not r.bundle]) == 3
+
+
 def test_a_rule_known_to_take_long_is_not_bundled() -> None:
     run = started(durations=Durations('{"small": 60}'))
     run.submit("abc")
@@ -405,6 +431,30 @@ def test_what_no_node_has_room_for_goes_to_a_pod_that_has_time() -> None:
     until(lambda: run.batch.deleted == [second.id])
     run.update(second, "failed", cause="deleted", disruption=True)
     until(lambda: run.mail(first) == run.jobs_of(second))
+    run.dispatcher.stop()
+
+
+def test_a_pod_that_has_nothing_to_do_makes_room_for_one_that_finds_none() -> None:
+    run = started(share=True)
+    run.submit("a")
+    until(run.bundles)
+    [bundle] = run.bundles()
+    run.place(bundle)
+    run.submit("b", rule="script")
+    until(lambda: len(run.batch.issued) == 2)
+    single = run.batch.issued[1]
+    run.update(single, "waiting", cause="unschedulable")
+    until(lambda: run.waiting)
+    time.sleep(0.5)
+    assert not run.batch.deleted, "it has a job"
+    run.finish(bundle, "a")
+    until(lambda: run.batch.deleted == [bundle.id])
+    run.update(bundle, "failed", cause="killed", disruption=True, started=1.0)
+    run.update(single, "placed")
+    run.update(single, "succeeded", result=Result(0).dumps())
+    until(lambda: set(run.ended) == {"a", "b"})
+    assert all(outcome.success for outcome in run.ended.values())
+    assert len(run.batch.issued) == 2
     run.dispatcher.stop()
 
 

@@ -162,10 +162,11 @@ class Dispatcher:
     def _on_single(self, task: Task, update: Update) -> None:
         if update.attempt != self._sharing.attempts[task.id]:
             return
+        task.stuck = update.state == "waiting" and update.cause == "unschedulable"
         if update.state == "running":
             self._on_started(task)
         elif update.state == "waiting":
-            self._on_waiting(task, update.message, update.cause == "unschedulable")
+            self._on_waiting(task, update.message, task.stuck)
         elif update.state in ("succeeded", "failed"):
             del self._single[task.id]
             if update.cause == "create_refused" and self._sharing.ask_for_all(task):

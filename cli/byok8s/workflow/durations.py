@@ -31,6 +31,10 @@ class Durations:
             return least if known is None else known
         return max(known, least)
 
+    def is_sure(self, rule: str) -> bool:
+        """Whether jobs of the rule have ended, and none since is known to take longer."""
+        return rule in self._seconds and rule not in self._at_least
+
     def longest(self, rule: str) -> float | None:
         """Seconds of the rule's longest job in this run, or that are likely, if more."""
         expected = self.expected(rule)

@@ -51,8 +51,8 @@ class Shares:
         return min(task.request.cpu, max(LEAST_CPU, used / (seconds + PLACE_SECONDS)))
 
     def hold(self, task: Task, now: float) -> bool:
-        """Keep a job for later, if it may turn out to need less than its request."""
-        if not self._may_share(task) or self._durations.expected(task.rule) is not None:
+        """Keep a job for later, if it may turn out to be a short one."""
+        if not (task.sharable or self._may_share(task)) or self._durations.is_sure(task.rule):
             return False
         since = self._since.setdefault(task.rule, now)
         waits = task.rule in self._held or now - since < HOLD_SECONDS
@@ -64,16 +64,16 @@ class Shares:
     def freed(self, live: Iterable[Task], now: float) -> Iterator[Task]:
         """The jobs that need not wait any more, while these have pods of their own.
 
-        Of an unknown rule one more than there are places: who waits in the cluster gets a place
-        that becomes free at once.
+        Of a rule that is not known for sure one more than there are places: who waits in the
+        cluster gets a place that becomes free at once.
         """
         if not self._held:
             return
         counts = Counter(task.rule for task in live)
         for rule, held in list(self._held.items()):
             places = self._places(held[0].request)
-            known = self._durations.expected(rule) is not None
-            if known or places is None or now - self._since[rule] >= HOLD_SECONDS:
+            sure = self._durations.is_sure(rule)
+            if sure or places is None or now - self._since[rule] >= HOLD_SECONDS:
                 count = len(held)
             else:
                 count = max(0, min(len(held), places + 1 - counts[rule]))
@@ -81,6 +81,8 @@ class Shares:
                 yield held.popleft()
             if not held:
                 del self._held[rule]
+            if sure:
+                del self._since[rule]
 
     def withdraw(self) -> list[Task]:
         """Forget the jobs that wait, and return them."""

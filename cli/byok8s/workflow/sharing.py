@@ -57,15 +57,21 @@ class Sharing:
 
     def enqueue(self, task: Task, *, first: bool = False) -> None:
         """Have a job wait for a pod, behind or before the others."""
-        alone = not (self._share and task.sharable) or task.troubles >= TROUBLES
-        had_pod = task.id in self.attempts  # of a dead leader's, it may still run
-        if alone and not had_pod and self._shares.hold(task, time.monotonic()):
+        alone = not self._may_share(task)
+        if alone and self._hold(task):
             return
         queue = self._alone if alone else self._queues[sharing_key(task.request)]
         if first:
             queue.appendleft(task)
         else:
             queue.append(task)
+
+    def _may_share(self, task: Task) -> bool:
+        return self._share and task.sharable and task.troubles < TROUBLES
+
+    def _hold(self, task: Task) -> bool:
+        had_pod = task.id in self.attempts  # of a dead leader's, it may still run
+        return not had_pod and self._shares.hold(task, time.monotonic())
 
     def withdraw(self) -> list[Task]:
         """Forget the jobs that wait, and return them."""
@@ -83,7 +89,7 @@ class Sharing:
         """Give what waits to pods, as far as there is room."""
         now = time.monotonic()
         self._issue_alone()
-        for key, queue in self._queues.items():
+        for key, queue in list(self._queues.items()):
             self._set_long_ones_apart(queue)
             for pod in self._open_pods(key, now):
                 self._feed(pod, queue)
@@ -91,12 +97,18 @@ class Sharing:
                 self._add_pods(key, queue, now)
         if not any(self._queues.values()):
             self._steal(now)
+        self._make_room()
 
     def _room(self) -> int:
         return self._limit - len(self.pods) - len(self.single)
 
     def _issue_alone(self) -> None:
-        self._alone.extend(self._shares.freed(self.single.values(), time.monotonic()))
+        for task in self._shares.freed(self.single.values(), time.monotonic()):
+            known_short = (self.durations.expected(task.rule) or LONG_SECONDS) < LONG_SECONDS
+            if self._may_share(task) and known_short:
+                self._queues[sharing_key(task.request)].append(task)
+            else:
+                self._alone.append(task)
         while self._alone and self._room() > 0:
             self._issue(self._alone.popleft())
 
@@ -104,7 +116,8 @@ class Sharing:
         expected = self.durations.expected
         slow = {rule for rule in {t.rule for t in queue} if (expected(rule) or 0) >= LONG_SECONDS}
         if slow:
-            self._alone.extend(task for task in queue if task.rule in slow)
+            apart = [task for task in queue if task.rule in slow]
+            self._alone.extend(task for task in apart if not self._hold(task))
             kept = [task for task in queue if task.rule not in slow]
             queue.clear()
             queue.extend(kept)
@@ -202,6 +215,16 @@ class Sharing:
             late = pod.stuck and not pod.closing and now - pod.made > STEAL_SECONDS
             if late and pod.key in idle:
                 self.give_up(pod)
+
+    def _make_room(self) -> None:
+        """Where no node has room for a job's own pod, end bundles that have nothing to do."""
+        wanting = sum(task.stuck for task in self.single.values())
+        wanting -= sum(pod.given_up for pod in self.pods.values())
+        if wanting <= 0:
+            return
+        idle = [p for p in self.pods.values() if p.heard and not (p.closing or p.tasks)]
+        for pod in idle[:wanting]:
+            self.give_up(pod)
 
     def give_up(self, pod: BundlePod) -> None:
         """Delete a bundle; its end, which comes as an update, frees its jobs."""

@@ -28,6 +28,7 @@ class Task:
     still_there: Callable[[], bool] | None = None  # whether what it made, if it ran already, is
     troubles: int = 0
     asks_less: bool = False  # its pod, than `request` does
+    stuck: bool = False  # no node has room for its own pod
 
     @property
     def id(self) -> str:
