@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import textwrap
 import uuid
@@ -13,8 +14,9 @@ from urllib.parse import urlsplit
 
 import pytest
 from byok8s.cluster import ClusterInfo, S3Server
+from byok8s.worker.s3 import RETRIES
 from support.project import Project
-from support.s3proxy import S3Proxy
+from support.s3proxy import Fault, S3Proxy
 
 
 @pytest.fixture
@@ -107,3 +109,33 @@ def test_a_file_larger_than_the_pods_memory(
     done = project.run()
     assert done.code == 0, done.text
     assert s3.head_object(Bucket=bucket, Key="out.bin")["ContentLength"] == size
+
+
+def test_s3_that_is_away_for_longer_than_the_retries_costs_no_retry(
+    project: Project, server: S3Server
+) -> None:
+    host = urlsplit(server.endpoint_url).hostname or ""
+    project.put("in.txt", "ours\n")
+    project.write(
+        {
+            "Snakefile": """
+rule x:
+    input: "in.txt"
+    output: "x.txt"
+    resources: attempt=lambda wildcards, attempt: attempt
+    shell: "cat {input} > {output}; echo {resources.attempt} >> {output}"
+"""
+        }
+    )
+    with S3Proxy(server.endpoint_url, host=host) as proxy:
+        # the first request and all that repeat it; the second pod's goes through
+        proxy.faults.append(Fault("GET", "503", key="in.txt", times=1 + RETRIES))
+        done = project.run(
+            f"--s3-endpoint-url={proxy.endpoint_url}",
+            AWS_ACCESS_KEY_ID=server.access_key,
+            AWS_SECRET_ACCESS_KEY=server.secret_key,
+        )
+    assert done.code == 0, done.text
+    assert project.get("x.txt") == "ours\n1\n"
+    said = r"Again: x: Could not read s3://\S+/in.txt: the S3 server answers 'SlowDown'. It is run "
+    assert re.search(said + r"again in 1 s and charged no retry \(disruption 1 of 10\)", done.out)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from byok8s.batch import ApiError, PodRequest, Update
 from byok8s.worker.spec import NEWS, BundleJob, BundleSpec, Command, JobSpec, Result
+from byok8s.workflow import dispatch
 from byok8s.workflow.dispatch import Dispatcher
 from byok8s.workflow.durations import Durations
 from byok8s.workflow.events import JobName
@@ -89,8 +90,10 @@ class Run:
         self.broken: list[Exception] = []
         objects = self.bucket.objects
         stock = options.pop("stock", Stock())
+        self.warnings: list[str] = []
         session = SimpleNamespace(
             batch=batch,
+            listener=SimpleNamespace(warn=self.warnings.append),
             stock=stock,
             objects=objects,
             run_key=lambda path: f"run/{path}",
@@ -675,3 +678,38 @@ def test_what_is_held_can_be_withdrawn() -> None:
     until(lambda: len(run.batch.issued) == 3)
     run.dispatcher.stop()
     assert {task.id for task in run.dispatcher.withdraw()} == set("defgh")
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_bucket_that_is_away_is_waited_for(
+    run: Run, monkeypatch: pytest.MonkeyPatch, shared: bool
+) -> None:
+    monkeypatch.setattr(dispatch, "AGAIN_SECONDS", 0.05)
+    run.bucket.away = 2
+    long = JobSpec("s", "h", ".", (), "log", "r", command=Command("x" * 100_001, 1, (), (), ()))
+    request = PodRequest("a", "image", ("worker",), rule="small", job="a")
+    run.dispatcher.submit(Task(JobName("small"), request, long, shared))
+    until(lambda: run.batch.issued)
+    assert not run.bucket.away and len(run.batch.issued) == 1
+    (made,) = run.batch.issued
+    assert made.attempt == 1 and made.bundle is shared
+    report = {"results": {"a": {"exit_code": 0}}} if shared else {"exit_code": 0}
+    run.bucket.objects.put_bytes("report", json.dumps(report).encode())
+    run.bucket.away = 2
+    run.update(made, "succeeded", result="key:report")
+    until(lambda: run.ended)
+    assert run.ended["a"].success and not run.bucket.away
+    assert len(run.warnings) == 2 and run.warnings[1].startswith("Could not read s3://memory/rep")
+
+
+def test_a_bucket_that_stays_away_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "AGAIN_SECONDS", 0.01)
+    run = started()
+    run.submit("a", "script")
+    until(lambda: run.batch.issued)
+    run.bucket.away = 1000
+    run.update(run.batch.issued[0], "succeeded", result="key:report")
+    until(lambda: run.broken)
+    run.dispatcher.stop()
+    assert "cannot be reached" in str(run.broken[0]) and len(run.warnings) == 1
+    assert run.bucket.away == 1000 - dispatch.MOST_TRIES

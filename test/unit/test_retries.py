@@ -147,3 +147,17 @@ def test_a_retry_waits_before_snakemake_hears_of_it():
     assert lab.told == []
     threading.Event().wait(0.4)
     assert lab.told == [1]
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_store_that_is_away_is_a_disruption(shared: bool):
+    lab = Lab(disruptions=2)
+    for _ in range(2):
+        cause = None if shared else Cause.COMMAND_FAILED
+        lab.fail(cause, exit_code=113, storage_away=True, error="Could not read s3://b/k.")
+    assert lab.told == [] and len(lab.dispatcher.submitted) == 2
+    assert lab.listener.again[0] == (
+        "r: Could not read s3://b/k. It is run again and charged no retry (disruption 1 of 2)."
+    )
+    lab.fail(exit_code=113, storage_away=True, error="Could not read s3://b/k.")
+    assert "3 disruptions of this job are more than the 2" in lab.listener.failures[0].reason

@@ -186,3 +186,13 @@ def test_a_store_that_fails_is_told_of_by_the_job(
     spec = JobSpec.of({**asdict(bad.spec), "sources_sha256": "other"})
     run(bucket, tmp_path, [BundleJob("other", "rule a", spec)])
     assert "not what was uploaded" in ends(capfdbinary.readouterr().out)["other"].error
+
+
+def test_a_store_that_is_away_is_not_the_jobs_failure(
+    bucket: MemoryBucket, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    bucket.away = 2  # for the sources, and for the look after more jobs
+    run(bucket, tmp_path, [job(bucket, "a", "touch out/a")], linger=0.0)
+    told = ends(capfdbinary.readouterr().out)["a"]
+    assert told.storage_away
+    assert told.error.startswith("The job could not begin: Could not read s3://memory/sources")

@@ -112,6 +112,51 @@ def test_a_missing_input_is_named(bucket: MemoryBucket, tmp_path: Path) -> None:
     assert "s3://memory/p/gone" in result.error
 
 
+def test_a_store_that_is_away_is_not_the_jobs_failure(bucket: MemoryBucket, tmp_path: Path) -> None:
+    bucket.away = 1
+    result = run(bucket, command("true"), tmp_path)
+    assert (result.exit_code, result.storage_away) == (STAGING_FAILED, True)
+    assert result.error == (
+        "Could not read s3://memory/p/in.txt: the S3 server at http://s3:1 cannot be reached or "
+        "does not answer."
+    )
+
+
+def test_outputs_are_kept_for_a_store_that_is_away(bucket: MemoryBucket, tmp_path: Path) -> None:
+    """For as long as the command took: after that, to run it again elsewhere is no worse."""
+    folder = File("p/folder", "local/folder", folder=True)
+    made = command(
+        "sleep 1.2; cp local/in.txt local/deep/out.txt; mkdir local/folder; touch local/folder/a",
+        outputs=(File("p/deep/out.txt", "local/deep/out.txt"), folder),
+    )
+    seen = lean.prepare
+
+    def then_away(*args: object) -> int:
+        size = seen(*args)  # type: ignore[arg-type]
+        bucket.away = 1
+        return size
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lean, "prepare", then_away)
+        result = run(bucket, made, tmp_path)
+        assert (result.exit_code, result.storage_away) == (0, False)
+        assert {"p/deep/out.txt", "p/folder/a"} <= set(bucket.content())
+        quick = command("cp local/in.txt local/deep/out.txt")
+        patch.setattr(lean, "LONGEST_KEEP", 0.0)
+        result = run(bucket, quick, tmp_path)
+    assert (result.exit_code, result.storage_away) == (STAGING_FAILED, True)
+    assert "Could not write s3://memory/p/deep/out.txt" in result.error
+
+
+def test_a_failed_command_is_told_though_its_log_cannot_be_kept(
+    bucket: MemoryBucket, tmp_path: Path
+) -> None:
+    made = command("exit 7", inputs=(), logs=(File("p/x.log", "local/x.log"),))
+    bucket.away = 10
+    result = run(bucket, made, tmp_path)
+    assert (result.exit_code, result.command_exit, result.storage_away) == (7, 7, False)
+
+
 def test_the_command_is_what_snakemake_runs() -> None:
     arguments = lean.shell_arguments(command("echo 'it''s' \"$0\""))
     done = subprocess.run(arguments, capture_output=True, text=True, check=True, env=os.environ)

@@ -11,8 +11,12 @@ import pytest
 from byok8s.worker import __main__ as worker
 from byok8s.worker import job as around
 from byok8s.worker import process
-from byok8s.worker.spec import TERMINATION_LIMIT, JobSpec, Result
+from byok8s.worker.spec import STAGING_FAILED, TERMINATION_LIMIT, JobSpec, Result
 from byok8s.workflow import sources
+from byok8s.workflow.storage import _workflow_errors
+from obstore.exceptions import GenericError
+from snakemake_interface_common.exceptions import WorkflowError
+from support.memory import MemoryBucket
 
 
 class Body:
@@ -28,11 +32,19 @@ class Store:
 
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
+        self.config = {"bucket": "lab"}
+        self.away = False
 
     def get(self, key: str) -> Body:
+        self._answer()
         return Body(self.objects[key])
 
+    def _answer(self) -> None:
+        if self.away:
+            raise GenericError("Generic S3 error: HTTP error: error sending request")
+
     def put(self, key: str, data: bytes | Path) -> None:
+        self._answer()
         self.objects[key] = data.read_bytes() if isinstance(data, Path) else data
 
 
@@ -134,16 +146,67 @@ def test_the_job_gets_the_users_variables_and_not_the_spec(
 def test_a_result_that_is_too_long_goes_to_the_bucket(store: Store, tmp_path: Path) -> None:
     job = spec(store, tmp_path, "pass")
     many = [(f"folder/{n}", n, 1.5, hashlib.md5(b"x").hexdigest()) for n in range(200)]
-    around.report(store, job.result_key, Result(0, stored=many).dumps())
+    around.report(store, job.result_key, Result(0, stored=many).dumps(), "")
     text = (tmp_path / "termination").read_text()
     assert text == "key:result"
     assert Result.loads(store.objects["result"].decode()).stored == many
 
 
+def test_a_result_that_the_bucket_does_not_take_is_shortened(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = spec(store, tmp_path, "pass")
+    monkeypatch.setattr(around, "LOG", tmp_path / "byok8s.log")
+    monkeypatch.setattr(around, "REPORT_SECONDS", 0.0)
+    store.away = True
+    around.conclude(store, job, Result(0, stored=[(f"k{n}", n, 1.5, "e" * 32) for n in range(99)]))
+    assert Result.loads((tmp_path / "termination").read_text()) == Result(0)
+
+
+def test_a_pod_that_cannot_learn_what_to_do_says_so(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.away = True
+    monkeypatch.setattr(worker, "open_pod", lambda: (store, None))
+    for variable in ("BYOK8S_BUNDLE", "BYOK8S_JOB"):
+        monkeypatch.setenv(variable, "key:spec")
+        assert worker.main() == STAGING_FAILED
+        told = Result.loads((tmp_path / "termination").read_text())
+        assert told.storage_away and "Could not read s3://lab/spec" in told.error
+        monkeypatch.delenv(variable)
+
+
+def test_sources_that_cannot_be_had_are_not_the_jobs_failure(store: Store, tmp_path: Path) -> None:
+    job = spec(store, tmp_path, "pass")
+    store.away = True
+    result = around.unpack_sources(store, job)
+    assert result and result.storage_away and "sources could not be fetched" in result.error
+    store.away = False
+    store.objects["sources"] += b"x"
+    result = around.unpack_sources(store, job)
+    assert result and not result.storage_away and "not what was uploaded" in result.error
+
+
+@pytest.mark.parametrize(
+    ("end", "away"), [("raise SystemExit(1)", True), ("print('exit status 3')", False)]
+)
+def test_snakemake_in_the_pod_says_that_the_store_is_away(
+    store: Store, tmp_path: Path, end: str, away: bool
+) -> None:
+    said = "Could not read s3://lab/x: no answer."
+    name = "os.environ['BYOK8S_STORED'] + '.away'"
+    code = f"import os; open({name}, 'w').write({said!r}); {end}"
+    result = worker.run_snakemake(spec(store, tmp_path, code))
+    assert result.storage_away is away and result.error == (said if away else "")
+    failed = f"import os; open({name}, 'w').write('x'); print('returned non-zero exit status 3.')"
+    result = worker.run_snakemake(spec(store, tmp_path, f"{failed}; raise SystemExit(1)"))
+    assert (result.command_exit, result.storage_away) == (3, False)
+
+
 def test_the_longest_tail_fits_the_termination_message(store: Store, tmp_path: Path) -> None:
     result = Result(1, tail="ü\n" * 9000)
     around.shorten(result)
-    around.report(store, "result", result.dumps())
+    around.report(store, "result", result.dumps(), "")
     text = (tmp_path / "termination").read_text()
     assert len(text.encode()) <= TERMINATION_LIMIT
     assert Result.loads(text).tail.endswith("ü")
@@ -177,3 +240,18 @@ def test_kills_for_want_of_memory_are_counted(
     (tmp_path / "events").write_text(text)
     monkeypatch.setattr(process, "_OOM_COUNTS", (tmp_path / "absent", tmp_path / "events"))
     assert process.oom_kills() == 3
+
+
+def test_the_storage_provider_leaves_word_that_the_store_is_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket = MemoryBucket()
+    away = tmp_path / "stored.away"
+    for variable in (None, str(tmp_path / "stored")):
+        if variable:
+            monkeypatch.setenv("BYOK8S_STORED", variable)
+        bucket.away = 1
+        with pytest.raises(WorkflowError, match="cannot be reached"), _workflow_errors():
+            bucket.objects.get_bytes("k")
+        assert away.exists() is bool(variable)
+    assert "Could not read s3://memory/k" in away.read_text()

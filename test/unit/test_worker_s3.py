@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
-from byok8s.worker.s3 import FileCredentials, TransferError, open_store
+from byok8s.worker.s3 import (
+    FileCredentials,
+    StorageAway,
+    TransferError,
+    open_store,
+    outlast,
+    sentences,
+)
 
 INI = """
 [default]
@@ -95,3 +103,48 @@ def test_credentials_in_order(file: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert open_store("bucket").credential_provider is None
     assert open_store("bucket", credentials_file=file).credential_provider is not None
     assert open_store("bucket", unsigned=True).credential_provider is None
+
+
+@pytest.mark.parametrize(
+    ("status", "page", "away"),
+    [
+        (503, "<Error><Code>SlowDown</Code></Error>", True),
+        (500, "", True),
+        (502, "<html>Bad Gateway</html>", True),
+        (429, "", True),
+        (400, "<Error><Code>RequestTimeout</Code></Error>", True),
+        (400, "<Error><Code>InvalidRequest</Code></Error>", False),
+        (403, "<Error><Code>AccessDenied</Code></Error>", False),
+        (501, "<Error><Code>NotImplemented</Code></Error>", False),
+    ],
+)
+def test_a_store_that_is_away_is_told_from_one_that_refuses(
+    loopback: Any, monkeypatch: pytest.MonkeyPatch, status: int, page: str, away: bool
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AK")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "SK")
+    loopback.answer = lambda _: (status, page, {})
+    store = open_store("bucket", loopback.url, retries=0)
+    with pytest.raises(TransferError) as caught, sentences("read", "bucket", "k"):
+        store.get("k")
+    assert isinstance(caught.value, StorageAway) is away
+    with pytest.raises(StorageAway), sentences("read", "bucket", "k"):
+        open_store("bucket", "http://127.0.0.1:1", retries=0).get("k")
+
+
+def test_what_is_away_is_asked_again_for_a_time() -> None:
+    asked: list[str] = []
+    told: list[bytes] = []
+
+    def work() -> int:
+        asked.append("x")
+        if len(asked) < 2:
+            raise StorageAway("Away.")
+        return len(asked)
+
+    assert outlast(work, 0.5, told.append) == 2
+    assert told and told[0].startswith(b"Away. It is tried again for ")
+    del asked[:]
+    with pytest.raises(StorageAway):
+        outlast(work, 0.0)
+    assert asked == ["x"]

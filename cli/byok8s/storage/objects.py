@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from byok8s.exceptions import StorageError
-from byok8s.worker.s3 import ObjectMissing, TransferError, sentences
+from byok8s.worker.s3 import ObjectMissing, StorageAway, TransferError, sentences
 from byok8s.worker.transfer import ObjectMeta, Transfers, to_meta
 
 if TYPE_CHECKING:
     from obstore.store import S3Store
 
-__all__ = ["ObjectMeta", "Objects"]
+__all__ = ["BucketAway", "ObjectMeta", "Objects"]
 
 _PAGE = 1000  # S3's largest
 
@@ -120,6 +120,10 @@ class Objects:
         return f"Objects({self.bucket!r})"
 
 
+class BucketAway(StorageError, StorageAway):
+    """The store did not answer, or not now, for as long as it was asked."""
+
+
 class _Missing(StorageError):
     """There is no such object."""
 
@@ -130,5 +134,7 @@ def _as_storage_error() -> Iterator[None]:
         yield
     except ObjectMissing as error:
         raise _Missing(str(error)) from None
+    except StorageAway as error:
+        raise BucketAway(str(error)) from None
     except TransferError as error:
         raise StorageError(str(error)) from None

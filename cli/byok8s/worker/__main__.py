@@ -15,6 +15,7 @@ from byok8s.worker.job import (
     LOG,
     SCRATCH,
     conclude,
+    give_up,
     load_job,
     load_text,
     log_kept_meanwhile,
@@ -23,7 +24,9 @@ from byok8s.worker.job import (
     unpack_sources,
 )
 from byok8s.worker.process import Ran, command_exit, end, execute
+from byok8s.worker.s3 import TransferError
 from byok8s.worker.spec import (
+    AWAY,
     BUNDLE_VARIABLE,
     FACTS_VARIABLE,
     GLOBS_VARIABLE,
@@ -37,11 +40,14 @@ from byok8s.worker.spec import (
 def main() -> int:
     """Do what the environment asks for; return the pod's exit code."""
     store, transfers = open_pod()
-    if BUNDLE_VARIABLE in os.environ:
-        from byok8s.worker.bundle import run_bundle
+    try:
+        if BUNDLE_VARIABLE in os.environ:
+            from byok8s.worker.bundle import run_bundle
 
-        return run_bundle(transfers, load_text(store, os.environ[BUNDLE_VARIABLE]))
-    spec = load_job(store)
+            return run_bundle(transfers, load_text(store, os.environ[BUNDLE_VARIABLE]))
+        spec = load_job(store)
+    except TransferError as error:
+        return give_up(error)
     result = unpack_sources(store, spec)
     if result is None:
         command = spec.command
@@ -70,7 +76,11 @@ def run_snakemake(spec: JobSpec) -> Result:
     ran = _execute([sys.executable, *spec.argv], folder, variables)
     code = command_exit(ran.tail) if ran.exit_code else None
     seconds = time.monotonic() - began
-    return result_of(ran, spec, folder, seconds, command_exit=code, stored=read_stored(stored))
+    result = result_of(ran, spec, folder, seconds, command_exit=code, stored=read_stored(stored))
+    away = Path(f"{stored}{AWAY}")
+    if ran.exit_code and code is None and away.exists():
+        result.error, result.storage_away = away.read_text(), True
+    return result
 
 
 def read_stored(path: Path) -> list[tuple[str, int, float, str]]:

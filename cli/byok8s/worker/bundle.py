@@ -26,11 +26,13 @@ from byok8s.worker.job import (
     fetch_sources,
     keep_log,
     log_kept_meanwhile,
+    not_begun,
     report,
     shorten,
     unpack,
 )
 from byok8s.worker.process import Ran, end, execute
+from byok8s.worker.s3 import TransferError
 from byok8s.worker.spec import (
     NEWS,
     STAGING_FAILED,
@@ -102,7 +104,8 @@ class Bundle:
             with self._changed:
                 self._changed.wait(_POLL_SECONDS)
         self._tell(closing=self._mails)
-        report(self._store, self._spec.result_key, json.dumps({"results": self._results}))
+        text = json.dumps({"results": self._results})  # which the leader has heard of, as a rule
+        report(self._store, self._spec.result_key, text, json.dumps({"results": {}}))
         return 143 if self._stopped else 0
 
     def stop(self) -> None:
@@ -187,6 +190,9 @@ class Bundle:
             result = self._result(active, root, scratch)
         except Handed:
             result = None
+        except TransferError as error:
+            result = not_begun("The job could not begin", error)
+            self._show(active.job.name, f"{result.error}\n".encode())
         except Exception as error:
             result = Result(STAGING_FAILED, error=f"{type(error).__name__}: {error}")
         shutil.rmtree(root, ignore_errors=True)
@@ -221,8 +227,9 @@ class Bundle:
         if active.late:
             limit = f"its limit of {active.job.seconds} s"
             result.error = f"the job ran longer than {limit}; give it more (runtime)"
-        problem = keep_log(self._store, spec, log, failed=result.exit_code != 0)
-        if problem:
+        failed = result.exit_code != 0
+        # what could not be stored leaves its log no better chance
+        if not result.storage_away and (problem := keep_log(self._store, spec, log, failed=failed)):
             self._show(name, f"{problem}\n".encode())
         return result
 

@@ -11,11 +11,12 @@ import tarfile
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from byok8s.worker.process import TAIL_LINES, Ran
-from byok8s.worker.s3 import open_bucket
+from byok8s.worker.s3 import StorageAway, TransferError, open_bucket, outlast, sentences
 from byok8s.worker.spec import (
     CREDENTIALS_FILE,
     JOB_VARIABLE,
@@ -38,6 +39,7 @@ _NOISE = re.compile(
 SCRATCH = Path("/tmp")  # noqa: S108 (the pod's own)
 LOG = SCRATCH / "byok8s.log"  # of a pod's one job
 _TAIL_BYTES = 2000
+REPORT_SECONDS = 60.0  # how long a long report is kept for a store that is away
 LOG_SECONDS = 30.0  # between uploads of the log while a job runs; a shorter job has none
 
 
@@ -59,33 +61,59 @@ def unpack_sources(store: Any, spec: JobSpec) -> Result | None:
     try:
         unpack(fetch_sources(store, spec.sources_key, spec.sources_sha256), Path(), spec.workdir)
     except Exception as error:
-        text = f"The workflow's sources could not be fetched from the bucket: {error}"
-        print(text, flush=True)
-        return Result(STAGING_FAILED, error=text)
+        result = not_begun("The workflow's sources could not be fetched from the bucket", error)
+        print(result.error, flush=True)
+        return result
     return None
+
+
+def not_begun(what: str, error: Exception) -> Result:
+    """The result of a job of which nothing could be done yet."""
+    away = isinstance(error, StorageAway)
+    return Result(STAGING_FAILED, error=f"{what}: {error}", storage_away=away)
+
+
+def give_up(error: TransferError) -> int:
+    """Leave a report of a pod that could not learn what to do; returns its exit code."""
+    result = not_begun("What the pod is to do could not be read from the bucket", error)
+    print(result.error, flush=True)
+    Path(TERMINATION_LOG).write_text(result.dumps())
+    return result.exit_code
 
 
 def conclude(store: Any, spec: JobSpec, result: Result) -> None:
     """Keep the log of a pod's one job, and leave its report."""
-    if problem := keep_log(store, spec, LOG, failed=result.exit_code != 0):
+    failed = result.exit_code != 0
+    # what could not be stored leaves its log no better chance
+    if not result.storage_away and (problem := keep_log(store, spec, LOG, failed=failed)):
         print(problem, flush=True)
     shorten(result)
-    report(store, spec.result_key, result.dumps())
+    least = replace(result, tail="", stored=[])  # the leader looks for what was stored
+    report(store, spec.result_key, result.dumps(), least.dumps())
 
 
 def load_text(store: Any, text: str) -> str:
-    """`text`, or what it points to in the bucket where it was too long for the environment."""
-    if text.startswith("key:"):
-        return bytes(store.get(text.removeprefix("key:")).bytes()).decode()
-    return text
+    """`text`, or what it points to in the bucket where it was too long for the environment.
+
+    Raises TransferError.
+    """
+    return _read(store, text.removeprefix("key:")).decode() if text.startswith("key:") else text
 
 
 def fetch_sources(store: Any, key: str, sha256: str) -> bytes:
-    """The archive of the workflow's sources; ValueError when it is not the right one."""
-    data = bytes(store.get(key).bytes())
+    """The archive of the workflow's sources.
+
+    Raises ValueError when it is not the right one, and TransferError.
+    """
+    data = _read(store, key)
     if hashlib.sha256(data).hexdigest() != sha256:
         raise ValueError(f"{key} is not what was uploaded")
     return data
+
+
+def _read(store: Any, key: str) -> bytes:
+    with sentences("read", store.config["bucket"], key):
+        return bytes(store.get(key).bytes())
 
 
 def unpack(archive: bytes, root: Path, workdir: str) -> None:
@@ -183,9 +211,22 @@ def shorten(result: Result) -> None:
     result.tail = text.encode()[-_TAIL_BYTES:].decode(errors="replace")
 
 
-def report(store: Any, key: str, text: str) -> None:
-    """Leave a report in the termination message, or in the bucket when it is too long."""
+def report(store: Any, key: str, text: str, least: str) -> None:
+    """Leave a report in the termination message, or in the bucket when it is too long.
+
+    `least` is what is left of it when the bucket does not take it.
+    """
+
+    def put() -> None:
+        with sentences("write", store.config["bucket"], key):
+            store.put(key, text.encode())
+
+    left = text
     if len(text.encode()) > TERMINATION_LIMIT:
-        store.put(key, text.encode())
-        text = f"key:{key}"
-    Path(TERMINATION_LOG).write_text(text)
+        try:
+            outlast(put, REPORT_SECONDS)
+            left = f"key:{key}"
+        except TransferError as error:
+            print(f"The job's report is not complete: {error}", flush=True)
+            left = least
+    Path(TERMINATION_LOG).write_text(left)

@@ -7,15 +7,33 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from byok8s.worker.job import result_of, rule_log_tail
 from byok8s.worker.process import Ran, say
-from byok8s.worker.s3 import TransferError
+from byok8s.worker.s3 import StorageAway, TransferError, outlast
 from byok8s.worker.spec import STAGING_FAILED, Command, File, JobSpec, Result
 from byok8s.worker.transfer import Transfers, in_parallel
 
+T = TypeVar("T")
 Stored = list[tuple[str, int, float, str]]
+LONGEST_KEEP = 600.0  # seconds for which outputs are kept for a store that is away
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """Stores files; where the store is away they are kept for it, for `seconds`."""
+
+    transfers: Transfers
+    seconds: float = 0.0
+    tell: Callable[[bytes], None] = say
+
+    def put(self, work: Callable[[Transfers], T]) -> T:
+        """Raises TransferError."""
+        return outlast(lambda: work(self.transfers), self.seconds, self.tell)
 
 
 class OutputError(Exception):
@@ -54,10 +72,13 @@ def run(
         fetched = time.monotonic()
         ran = run_command(command, folder)
         ended = time.monotonic()
-        stored = finish(command, folder, transfers, failed=ran.exit_code != 0)
+        # to run the command again would cost as much time
+        keeping = Keeping(transfers, min(ran.seconds, LONGEST_KEEP), tell)
+        stored = finish(command, folder, keeping, failed=ran.exit_code != 0)
     except (TransferError, OutputError, OSError) as error:
         tell(f"{error}\n".encode())
-        return Result(STAGING_FAILED, error=str(error), tail=rule_log_tail(spec, folder))
+        away, tail = isinstance(error, StorageAway), rule_log_tail(spec, folder)
+        return Result(STAGING_FAILED, error=str(error), storage_away=away, tail=tail)
     command_exit = None if ran.untold else ran.exit_code or None
     fetch, store = fetched - began, time.monotonic() - ended
     # in a bundle a command waits for its turn, which is no part of the job
@@ -107,14 +128,20 @@ def environment(command: Command, scratch: Path) -> dict[str, str]:
     return threads | dict.fromkeys(_FOLDER_VARIABLES, str(scratch))
 
 
-def finish(command: Command, folder: Path, transfers: Transfers, *, failed: bool) -> Stored:
+def finish(command: Command, folder: Path, keeping: Keeping, *, failed: bool) -> Stored:
     """Keep the logs and, of a command that succeeded, the outputs.
 
     Raises OutputError that names the outputs which the command did not make, or not as the rule
-    promises; and TransferError.
+    promises; and, of a command that succeeded, TransferError.
     """
     _make_missing(command.logs, folder)
-    stored = _put(command.logs, folder, transfers)
+    try:
+        stored = _put(command.logs, folder, keeping)
+    except TransferError as error:
+        if not failed:
+            raise
+        keeping.tell(f"{error}\n".encode())  # that the command failed counts more
+        stored = []
     if failed:
         return stored
     _make_missing((file for file in command.outputs if file.touch), folder)
@@ -127,7 +154,7 @@ def finish(command: Command, folder: Path, transfers: Transfers, *, failed: bool
         raise OutputError(f"the command made a {made} of {file.key}; {say} directory() in the rule")
     for file in command.outputs:
         _ensure(file, folder / file.path)
-    return stored + _put(_made(command), folder, transfers)
+    return stored + _put(_made(command), folder, keeping)
 
 
 def _ensure(file: File, path: Path) -> None:
@@ -153,13 +180,16 @@ def _make_missing(files: Iterable[File], folder: Path) -> None:
             path.touch()
 
 
-def _put(files: Iterable[File], folder: Path, transfers: Transfers) -> Stored:
+def _put(files: Iterable[File], folder: Path, keeping: Keeping) -> Stored:
     files = list(files)
     plain = [file for file in files if not file.folder]
-    metas = in_parallel(lambda file: transfers.put_file(file.key, folder / file.path), plain)
+    metas = in_parallel(
+        lambda file: keeping.put(lambda to: to.put_file(file.key, folder / file.path)), plain
+    )
     stored = {file.key: meta for file, meta in zip(plain, metas, strict=True)}
     for file in files:
         if file.folder:
-            below = transfers.put_folder(file.key, folder / file.path)
-            stored |= {f"{file.key}/{name}": meta for name, meta in below.items()}
+            key, path = file.key, folder / file.path
+            below = keeping.put(partial(Transfers.put_folder, key=key, path=path))
+            stored |= {f"{key}/{name}": meta for name, meta in below.items()}
     return [(key, meta.size, meta.mtime, meta.etag) for key, meta in stored.items()]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import configparser
 import os
 import re
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
@@ -17,12 +18,16 @@ if TYPE_CHECKING:
 
     from byok8s.worker.spec import Bucket
 
+T = TypeVar("T")
+
 # obstore asks again for credentials that expire within five minutes; one more keeps it from
 # asking at every request, and a refreshed file is seen after a minute at most.
 _REREAD = timedelta(minutes=6)
 _CODE = re.compile(r"<Code>([A-Za-z0-9.]+)</Code>")
 _REQUEST = re.compile(r"performing \w+ (https?://[^/ ]+)\S* in .*? - (.+)")
 _CERTIFICATE = re.compile(r"InvalidCertificate\(\s*(\w+)")
+# In the first line of an error: no answer, or one that may be another a moment later
+_AWAY = re.compile(r"HTTP error: |non-2xx status code: (?:429|50[0234]|5[1-9]\d)\b")
 _BAD_KEYS = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "ExpiredToken"}
 
 CredentialSource = Callable[[], "dict[str, Any]"]
@@ -31,7 +36,7 @@ CredentialSource = Callable[[], "dict[str, Any]"]
 # base it may stay short: ten pauses with a base of 3 were over after 2 s in one of a hundred cases.
 # These last 46 s in half of all, and less than 24 s in one of a thousand, by simulation; the first
 # five take 6 s. An outage of 20 s is outlasted.
-_RETRIES = 20
+RETRIES = 20
 _BACKOFF = {
     "init_backoff": timedelta(seconds=0.1),
     "max_backoff": timedelta(seconds=3),
@@ -45,6 +50,10 @@ class TransferError(Exception):
 
 class ObjectMissing(TransferError):
     """There is no such object."""
+
+
+class StorageAway(TransferError):
+    """The store did not answer, or not now, for as long as it was asked: that is nobody's fault."""
 
 
 class FileCredentials:
@@ -77,6 +86,26 @@ class FileCredentials:
         return f"FileCredentials({str(self._path)!r})"
 
 
+def outlast(
+    work: Callable[[], T], seconds: float, tell: Callable[[bytes], None] | None = None
+) -> T:
+    """Do something with a store; when that is away, again and again while `seconds` last.
+
+    `tell` is given a line each time. Raises what `work` raises.
+    """
+    until = time.monotonic() + seconds
+    while True:
+        try:
+            return work()
+        except StorageAway as error:
+            left = until - time.monotonic()
+            if left <= 0:
+                raise
+            if tell:
+                tell(f"{error} It is tried again for {left:.0f} s.\n".encode())
+            time.sleep(min(1.0, left))
+
+
 def open_store(
     bucket: str,
     endpoint_url: str | None = None,
@@ -88,7 +117,7 @@ def open_store(
     unsigned: bool = False,
     ca_file: str | None = None,
     read_timeout: float = 120.0,
-    retries: int = _RETRIES,
+    retries: int = RETRIES,
     options: dict[str, Any] | None = None,
 ) -> S3Store:
     """Open a bucket; nothing is sent yet.
@@ -217,7 +246,9 @@ def _explained(error: Exception, doing: str, bucket: str, key: str) -> TransferE
             "check the bucket's policy and the permissions of the credentials."
         )
     reason = f"the S3 server answers '{code}'" if code else _first_words(text)
-    return TransferError(f"Could not {doing} {name}: {reason}.")
+    away = _AWAY.search(text.split("\n", 1)[0]) and not _CERTIFICATE.search(text)
+    kind = StorageAway if away or code == "RequestTimeout" else TransferError
+    return kind(f"Could not {doing} {name}: {reason}.")
 
 
 def _first_words(text: str) -> str:

@@ -11,6 +11,7 @@ S3_VARIABLE = "BYOK8S_S3"
 FACTS_VARIABLE = "BYOK8S_FACTS"  # file with what the leader knows of the job's files (JSON)
 GLOBS_VARIABLE = "BYOK8S_GLOBS"  # file with what the leader's glob_wildcards found lately (JSON)
 STORED_VARIABLE = "BYOK8S_STORED"  # file to which the storage provider adds a line per upload
+AWAY = ".away"  # with it added, the file in which it says that the store does not answer
 BUNDLE_VARIABLE = "BYOK8S_BUNDLE"
 OUR_VARIABLES = (JOB_VARIABLE, BUNDLE_VARIABLE)  # no business of the user's command
 SECRET_FOLDER = "/var/run/byok8s"  # noqa: S105 (a path, not a secret)
@@ -130,6 +131,7 @@ class Result:
     cpu_seconds: float = 0.0  # of the command and its children
     peak_memory: int = 0  # bytes, of the largest process of the command
     out_of_memory: bool = False  # the kernel killed a process of the command
+    storage_away: bool = False  # `error` is that the store did not answer: not the job's doing
     tail: str = ""  # last lines of the rule's log or of the output
     # key, size in bytes, mtime in epoch seconds, etag of each object that was stored
     stored: list[tuple[str, int, float, str]] = field(default_factory=list)

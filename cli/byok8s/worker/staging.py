@@ -84,9 +84,13 @@ def main() -> int:
     with handshake(Path(FOLDER)) as folder:
         # not at the top: what takes time comes after the FIFOs are there
         from byok8s.worker import job
+        from byok8s.worker.s3 import TransferError
 
         store, transfers = job.open_pod()
-        spec = job.load_job(store)
+        try:
+            spec = job.load_job(store)
+        except TransferError as error:
+            return job.give_up(error)
         if (result := job.unpack_sources(store, spec)) is None:
             assert spec.command is not None
             with job.log_kept_meanwhile(store, spec, job.LOG):

@@ -9,9 +9,11 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
+from byok8s.storage.objects import BucketAway
 from byok8s.worker.spec import Result
 from byok8s.workflow.durations import Durations
 from byok8s.workflow.follow import Deaf, Follower, Heard, News
@@ -31,6 +33,17 @@ if TYPE_CHECKING:
     from byok8s.workflow.session import Session
 
 TICK_SECONDS = 0.2
+# Each try lasts as long as the store's own retries, 46 s in half of all cases: ten minutes in all
+AGAIN_SECONDS = 5.0
+MOST_TRIES = 12
+
+
+@dataclass(frozen=True)
+class _Delayed:
+    """An event that could not be taken in yet."""
+
+    event: Any
+    tries: int
 
 
 class Dispatcher:
@@ -66,6 +79,7 @@ class Dispatcher:
         self._pods, self._single = self._sharing.pods, self._sharing.single
         self._stock = session.stock
         self._inheritance = Inheritance(session.stock.shared)
+        self._pump_tries, self._pump_again = 0, 0.0
         self._threads = [
             threading.Thread(target=loop, name="byok8s-dispatch", daemon=True)
             for loop in (self._loop, self._forward)
@@ -115,13 +129,44 @@ class Dispatcher:
         try:
             while not self._stopping.is_set():
                 try:
-                    self._take(self._inbox.get(timeout=TICK_SECONDS))
+                    self._take_or_delay(self._inbox.get(timeout=TICK_SECONDS))
                     while not self._stopping.is_set():
-                        self._take(self._inbox.get_nowait())
+                        self._take_or_delay(self._inbox.get_nowait())
                 except Empty:
-                    self._sharing.pump()
+                    self._pump()
         except Exception as error:  # without it the run would wait for ever
             self._on_broken(error)
+
+    def _take_or_delay(self, event: Any, tries: int = 0) -> None:
+        """Take an event in; where the bucket is away and is needed for it, later."""
+        if isinstance(event, _Delayed):
+            event, tries = event.event, event.tries
+        try:
+            self._take(event)
+        except BucketAway as error:
+            self._bear(error, tries + 1)
+            delayed = _Delayed(event, tries + 1)
+            timer = threading.Timer(AGAIN_SECONDS, self._inbox.put, [delayed])
+            timer.daemon = True
+            timer.start()
+
+    def _pump(self) -> None:
+        if time.monotonic() < self._pump_again:
+            return
+        try:
+            self._sharing.pump()
+            self._pump_tries = 0
+        except BucketAway as error:
+            self._pump_tries += 1
+            self._bear(error, self._pump_tries)
+            self._pump_again = time.monotonic() + AGAIN_SECONDS
+
+    def _bear(self, error: BucketAway, tries: int) -> None:
+        """Say that the bucket is away; after many tries, give up."""
+        if tries >= MOST_TRIES:
+            raise error
+        if tries == 1:
+            self._session.listener.warn(f"{error} The run waits for it.")
 
     def _take(self, event: Any) -> None:
         if event is None:
@@ -168,10 +213,11 @@ class Dispatcher:
         elif update.state == "waiting":
             self._on_waiting(task, update.message, task.stuck)
         elif update.state in ("succeeded", "failed"):
+            result = read_result(self._session.report(update.result))
             del self._single[task.id]
             if update.cause == "create_refused" and self._sharing.ask_for_all(task):
                 return  # a LimitRange may want more
-            self._end(task, Outcome(read_result(self._session.report(update.result)), update))
+            self._end(task, Outcome(result, update))
 
     def _on_news(self, event: News) -> None:
         pod = self._pods.get(event.pod)

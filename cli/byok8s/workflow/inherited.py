@@ -166,16 +166,19 @@ class Inheritance:
     def claim(self, task: Task) -> Left | None:
         """What a bundle did or does of the task; None when the task has to run.
 
+        Raises StorageError when it cannot be asked whether what was made is there.
         Where the bundle does something else under its name, which does not serve, the task is
         kept until that is over: the two would write the same files.
         """
-        left = self._left.pop(task.id, None)
+        left = self._left.get(task.id)
         if left is None:
             return None
         left.serves = left.fingerprint == task.request.fingerprint
+        good = left.result is not None and left.serves and left.succeeded
+        there = not good or task.still_there is None or task.still_there()
+        del self._left[task.id]
         if left.result is not None:
-            there = task.still_there is None or task.still_there()
-            return left if left.serves and left.succeeded and there else None
+            return left if good and there else None
         if not left.serves:
             self._behind.setdefault(left.pod, {})[task.id] = task
         return left

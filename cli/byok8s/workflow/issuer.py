@@ -27,7 +27,7 @@ class Issuer:
         self._batch = session.batch
 
     def issue(self, task: Task, attempt: int, cpu: float) -> None:
-        """Give a task a pod of its own, which asks for so many CPUs."""
+        """Give a task a pod of its own, which asks for so many CPUs; raises StorageError."""
         request, staging = task.request, task.request.staging
         variables = {JOB_VARIABLE: self._keep(f"{task.id}-{attempt}", task.spec.dumps())}
         env = {**request.env, **variables}
@@ -37,7 +37,10 @@ class Issuer:
         self._batch.issue(request, task.still_there)
 
     def issue_bundle(self, id: str, tasks: Sequence[Task], *, linger: float) -> None:
-        """Give tasks a pod that they share, which waits `linger` seconds for more."""
+        """Give tasks a pod that they share, which waits `linger` seconds for more.
+
+        Raises StorageError.
+        """
         request = tasks[0].request
         spec = BundleSpec(
             mail=self.mail(id),

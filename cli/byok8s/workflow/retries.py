@@ -71,4 +71,6 @@ def _as_update(task: Task, outcome: Outcome) -> Update:
         update = Update(task.id, 1, "failed", "", cause=Cause.COMMAND_FAILED)
     if result is not None and result.out_of_memory and update.cause == Cause.COMMAND_FAILED:
         update = replace(update, cause=Cause.OUT_OF_MEMORY)
+    if result is not None and result.storage_away:
+        update = replace(update, disruption=True)
     return update

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -11,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from byok8s.batch.placement import ANYWHERE, Placement
 from byok8s.batch.retry import RetryPolicy
-from byok8s.exceptions import Byok8sError
+from byok8s.exceptions import Byok8sError, StorageError
 from byok8s.progress import file_size
 from byok8s.settings import S3Settings
 from byok8s.storage.bucket import describe
 from byok8s.storage.inventory import OURS
+from byok8s.worker.s3 import outlast
 from byok8s.worker.spec import (
     CA_FILE,
     CREDENTIALS_FILE,
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
 # Pods learn of new keys within about a minute (the kubelet's sync period for mounted Secrets)
 _REFRESH_SECONDS = 60.0
 _DURATIONS = "durations.json"
+_OUTAGE_SECONDS = 600.0  # how long a store that is away is waited for
 
 
 @dataclass
@@ -212,7 +215,7 @@ class Session:
 
     def upload_inputs(self) -> None:
         """Bring input files of the working directory, which the DAG has asked for, up to date."""
-        count, size = self.inputs.flush()
+        count, size = outlast(self.inputs.flush, _OUTAGE_SECONDS)
         if count:
             noun = "file" if count == 1 else "files"
             self.listener.note(f"Uploaded {count} input {noun} ({file_size(size)}) to the bucket")
@@ -222,9 +225,10 @@ class Session:
         return Durations((self.objects.get_bytes(self.key(_DURATIONS)) or b"").decode())
 
     def keep_durations(self, durations: Durations) -> None:
-        """Keep for the next run what this one has learnt."""
-        if text := durations.dumps():
-            self.objects.put_bytes(self.key(_DURATIONS), text.encode())
+        """Keep for the next run what this one has learnt; what is lost is learnt again."""
+        with contextlib.suppress(StorageError):
+            if text := durations.dumps():
+                self.objects.put_bytes(self.key(_DURATIONS), text.encode())
 
     def keep_spec(self, name: str, text: str) -> str:
         key = self.run_key(f"jobs/{name}.json")

@@ -14,7 +14,7 @@ import time
 from collections import defaultdict, deque
 from typing import TYPE_CHECKING, Any
 
-from byok8s.exceptions import Byok8sError
+from byok8s.exceptions import Byok8sError, StorageError
 from byok8s.workflow.durations import Durations
 from byok8s.workflow.issuer import LONG_SECONDS, Issuer
 from byok8s.workflow.shares import Shares
@@ -86,7 +86,10 @@ class Sharing:
         self.pods[id] = BundlePod(id, None, {}, time.monotonic(), self._issuer.mail(id), mails)
 
     def pump(self) -> None:
-        """Give what waits to pods, as far as there is room."""
+        """Give what waits to pods, as far as there is room.
+
+        Raises StorageError when what a pod is to do cannot be written; then that still waits.
+        """
         now = time.monotonic()
         self._issue_alone()
         for key, queue in list(self._queues.items()):
@@ -110,7 +113,8 @@ class Sharing:
             else:
                 self._alone.append(task)
         while self._alone and self._room() > 0:
-            self._issue(self._alone.popleft())
+            self._issue(self._alone[0])
+            self._alone.popleft()
 
     def _set_long_ones_apart(self, queue: deque[Task]) -> None:
         expected = self.durations.expected
@@ -189,16 +193,19 @@ class Sharing:
                 break
         self._bundles += 1
         id = f"bundle-{self._token}-{self._bundles}"
+        try:
+            self._issuer.issue_bundle(id, taken, linger=0.0 if self.deaf else 5.0)
+        except StorageError:
+            queue.extendleft(reversed(taken))
+            raise
         tasks = {task.id: task for task in taken}
         self.pods[id] = BundlePod(id, key, tasks, time.monotonic(), self._issuer.mail(id))
-        self._issuer.issue_bundle(id, taken, linger=0.0 if self.deaf else 5.0)
 
     def _issue(self, task: Task) -> None:
-        self.attempts[task.id] = self.attempts.get(task.id, 0) + 1
-        self.single[task.id] = task
-        cpu = self._shares.cpu(task)
+        attempt, cpu = self.attempts.get(task.id, 0) + 1, self._shares.cpu(task)
         task.asks_less = cpu < task.request.cpu
-        self._issuer.issue(task, self.attempts[task.id], cpu)
+        self._issuer.issue(task, attempt, cpu)
+        self.attempts[task.id], self.single[task.id] = attempt, task
 
     def ask_for_all(self, task: Task) -> bool:
         """Issue a task again with all that it asks for; False when it did that already."""

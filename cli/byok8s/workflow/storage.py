@@ -37,8 +37,8 @@ from snakemake_interface_storage_plugins.storage_provider import (
 from byok8s.exceptions import StorageError
 from byok8s.storage.inventory import Entry, Inventory
 from byok8s.worker.checksum import is_plain
-from byok8s.worker.s3 import TransferError
-from byok8s.worker.spec import FACTS_VARIABLE, S3_VARIABLE, STORED_VARIABLE
+from byok8s.worker.s3 import StorageAway, TransferError
+from byok8s.worker.spec import AWAY, FACTS_VARIABLE, S3_VARIABLE, STORED_VARIABLE
 from byok8s.worker.transfer import MARKER, ObjectMeta
 from byok8s.workflow.ensured import check_files
 from byok8s.workflow.lead import QUERY, Lead, current, lead
@@ -311,7 +311,15 @@ class _workflow_errors:
 
     def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
         if isinstance(error, StorageError | TransferError):
+            if isinstance(error, StorageAway):
+                _tell_away(str(error))
             raise WorkflowError(str(error)) from None
+
+
+def _tell_away(sentence: str) -> None:
+    """Let the worker know, whose job fails by it and not by itself."""
+    if path := os.environ.get(STORED_VARIABLE):
+        Path(f"{path}{AWAY}").write_text(sentence)
 
 
 async def _in_thread(work: Callable[[], None], verb: str, query: str) -> None:
