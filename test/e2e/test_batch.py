@@ -412,6 +412,53 @@ def test_case_17_faults_of_the_api_are_survived(lab: Lab, proxy: ApiProxy, throu
     assert not any(fault.times for fault in proxy.faults if fault.kind != "DELETE pods")
 
 
+def test_answers_that_come_twice_or_late_change_nothing(
+    lab: Lab, proxy: ApiProxy, through: KubeClient
+):
+    proxy.faults += [
+        Fault("WATCH pods", "duplicate"),  # each event of it
+        Fault("POST pods", "duplicate", times=3),  # the second one is refused: it is there already
+        Fault("POST pods", "delay", times=3, seconds=2),
+        Fault("GET pods/NAME", "delay", seconds=1),
+        Fault("DELETE pods", "duplicate", times=2),
+    ]
+    batch = lab.start(through)
+    for i in range(8):
+        batch.issue(lab.request(f"job-{i}", "sleep 1"))
+    told = []
+    while sum(news.state == "succeeded" for news in told) < 8:
+        news = batch.updates(60)
+        assert news and news.state in ("waiting", "running", "succeeded"), told
+        told.append(news)
+    assert batch.updates(1) is None
+    for state in ("running", "succeeded"):
+        assert sorted(u.id for u in told if u.state == state) == [f"job-{i}" for i in range(8)]
+    assert proxy.requests.count("GET pods/NAME") == 3  # whose the pods are
+    assert batch.shutdown() == [] and lab.names() == []
+    assert not any(fault.times for fault in proxy.faults)
+
+
+def test_what_a_watch_does_not_tell_is_learnt_from_the_next_list(
+    lab: Lab, proxy: ApiProxy, through: KubeClient
+):
+    proxy.faults.append(Fault("WATCH pods", "mute"))
+    batch = lab.start(through, reconcile_seconds=8.0)
+    began = time.monotonic()
+    batch.issue(lab.request("job"))
+    batch.issue(lab.request("deleted", "sleep 1000"))
+    until(lambda: sum(pod_phase(lab, name) != "Pending" for name in lab.names()) == 2)
+    for name in lab.names():
+        if pod_phase(lab, name) == "Running":
+            lab.client.delete(lab.path(name=name), {"gracePeriodSeconds": 0})
+    ends = {u.id: u for u in (end(batch), end(batch))}
+    assert 5 < time.monotonic() - began < 20
+    assert ends["job"].state == "succeeded" and ends["deleted"].cause == Cause.DELETED
+
+
+def pod_phase(lab: Lab, name: str) -> str:
+    return str(lab.client.get(lab.path(name=name))["status"]["phase"])
+
+
 PLUGIN = """
 import json, pathlib
 folder = pathlib.Path(__file__).parent

@@ -26,7 +26,9 @@ class Fault:
     """What happens to the next `times` requests of a kind, see `kind_of`; "*" is any.
 
     actions: a status code (the server is not asked), "cut" (the connection ends, the server is
-    not asked), "lose" (the server does its work, its answer is lost), "delay" (by `seconds`).
+    not asked), "lose" (the server does its work, its answer is lost), "delay" (by `seconds`),
+    "duplicate" (the request is sent twice and the second answer given; of a watch, each event
+    comes twice), "mute" (a watch that tells nothing, to its end).
     """
 
     kind: str
@@ -157,9 +159,13 @@ class _Handler(BaseHTTPRequestHandler):
             upstream.request(self.command, self.path, body or None, headers)
             response = upstream.getresponse()
             if kind.startswith(("WATCH", "FOLLOW")):
-                self.pass_on(response)
+                self.pass_on(response, fault.action if fault else "")
                 return
             content = response.read()
+            if fault and fault.action == "duplicate":
+                upstream.request(self.command, self.path, body or None, headers)
+                response = upstream.getresponse()
+                content = response.read()
         finally:
             upstream.close()
         if fault and fault.action == "lose":
@@ -173,14 +179,18 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(content)
 
-    def pass_on(self, response: http.client.HTTPResponse) -> None:
-        """A watch or a log, piece by piece."""
+    def pass_on(self, response: http.client.HTTPResponse, action: str | int) -> None:
+        """A watch or a log, piece by piece; a watch that is harmed, event by event."""
         self.send_response(response.status)
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
         self.owner._watches.add(self.connection)
         try:
-            while piece := response.read1(65536):
+            harmed = action in ("duplicate", "mute")
+            while piece := response.readline() if harmed else response.read1(65536):
+                if action == "mute":
+                    continue
+                piece *= 2 if action == "duplicate" else 1
                 self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
             self.wfile.write(b"0\r\n\r\n")
         except OSError:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from byok8s.batch.client import ApiError, KubeClient
+from byok8s.batch.lists import list_all
 from byok8s.batch.pods import PodRequest
 from byok8s.exceptions import Byok8sError
 
@@ -60,7 +61,7 @@ class Nodes:
 
     def _ask(self) -> None:
         try:
-            items = self._client.call("GET", "/api/v1/nodes", patience=5.0)["items"]
+            items = list_all(self._client, "/api/v1/nodes", patience=5.0).items
             self.can_grow = _cloud(items) or self._has_autoscaler()
         except Byok8sError:
             return

@@ -10,12 +10,12 @@ from typing import Any
 from byok8s.batch.client import ApiError, KubeClient
 from byok8s.batch.ends import Pod, end_of, epoch, is_running, started_at
 from byok8s.batch.lease import CANCEL, STARTED, Leader, started_epoch
+from byok8s.batch.lists import list_all
 from byok8s.batch.pods import ATTEMPT, CONTAINER, ID, JOB, LOG_CONTAINER, OWNER, RULE, RUN
 from byok8s.batch.record import remove
 from byok8s.batch.waits import wait_of
 
 OURS = "app.kubernetes.io/managed-by=byok8s"
-PAGE = 500
 LOOK_AGAIN_SECONDS = 0.3
 
 
@@ -98,7 +98,7 @@ def find_run(client: KubeClient, name: str) -> Run | None:
 def left_pods(client: KubeClient, run: str) -> list[Pod]:
     """The pods of a run, as its leader has left them; raises ApiError."""
     path = f"/api/v1/namespaces/{client.namespace}/pods"
-    return list(_all(client, path, f"{RUN}={run}"))
+    return list[Pod](_all(client, path, f"{RUN}={run}"))
 
 
 def ask_to_stop(client: KubeClient, run: str, who: str) -> None:
@@ -189,14 +189,8 @@ def _where(item: Mapping[str, Any]) -> tuple[str, str]:
     return metadata.get("namespace", ""), (metadata.get("labels") or {}).get(RUN, metadata["name"])
 
 
-def _all(client: KubeClient, path: str, selector: str) -> Iterator[dict[str, Any]]:
-    query: dict[str, Any] = {"labelSelector": selector, "limit": PAGE}
-    while True:
-        page = client.call("GET", path, query=query, patience=5.0)
-        yield from page.get("items") or ()
-        query["continue"] = page["metadata"].get("continue")
-        if not query["continue"]:
-            return
+def _all(client: KubeClient, path: str, selector: str) -> list[dict[str, Any]]:
+    return list_all(client, path, {"labelSelector": selector}, patience=5.0).items
 
 
 def _state(pod: Pod) -> tuple[str, str]:

@@ -17,6 +17,7 @@ from byok8s.batch.client import ApiError, KubeClient, Stream
 from byok8s.batch.create import Creators
 from byok8s.batch.ends import Pod, Update
 from byok8s.batch.lease import Lease
+from byok8s.batch.lists import list_all
 from byok8s.batch.nodes import NeverFits, Nodes
 from byok8s.batch.pace import TokenBucket
 from byok8s.batch.pods import SECRET_MOUNT, PodRequest, RunIdentity, log_container, manifest
@@ -302,8 +303,9 @@ class BatchSystem:
         asked: set[str] = set()
         while True:
             with contextlib.suppress(Byok8sError):
-                answer = self._call_until("GET", until, None)
-                pods = {pod["metadata"]["name"]: pod for pod in answer.get("items") or ()}
+                query = {"labelSelector": self._run.selector}
+                found = list_all(self._client, self._pods, query, **_within(until))
+                pods = {pod["metadata"]["name"]: pod for pod in found.items}
                 left = [_remaining(pods[name]) for name in sorted(pods)]
                 if not left:
                     return left
@@ -312,7 +314,10 @@ class BatchSystem:
                 ended = idle or self._book.have_ended(names)
                 grace = 0 if ended else min(2, self._grace)
                 if grace == 0 or not asked.issuperset(names):  # one may have been in the making
-                    self._call_until("DELETE", until, {"gracePeriodSeconds": grace})
+                    options = {"gracePeriodSeconds": grace}
+                    self._client.call(
+                        "DELETE", self._pods, query=query, body=options, **_within(until)
+                    )
                     first, asked = not asked, asked | names
                     if grace == 0 and first:  # as a rule they are gone with that
                         continue
@@ -320,18 +325,6 @@ class BatchSystem:
                 return left
             # the watch tells when they are gone; one more list makes sure
             self._book.wait_until_done(min(until, time.monotonic() + LOOK_AGAIN_SECONDS))
-
-    def _call_until(self, verb: str, until: float, body: Any) -> dict[str, Any]:
-        seconds = max(0.5, until - time.monotonic())
-        return self._client.call(
-            verb,
-            self._pods,
-            query={"labelSelector": self._run.selector},
-            body=body,
-            patience=0.0,
-            timeout=seconds,
-            connect=seconds,
-        )
 
     def _delete(self, job: Job, patience: float) -> None:
         with contextlib.suppress(Byok8sError):  # what is still there is told by its name
@@ -347,6 +340,12 @@ class BatchSystem:
             pull_policy=self._pull_policy,
             grace_seconds=self._grace,
         )
+
+
+def _within(until: float) -> dict[str, float]:
+    """Options of a call that has to be over at the monotonic time `until`."""
+    seconds = max(0.5, until - time.monotonic())
+    return {"patience": 0.0, "timeout": seconds, "connect": seconds}
 
 
 def _remaining(pod: Pod) -> str:

@@ -9,11 +9,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from byok8s.batch.client import ApiError, KubeClient, Stream
+from byok8s.batch.client import LONGEST_RETRY_AFTER, ApiError, KubeClient, Stream
 from byok8s.batch.ends import Pod
+from byok8s.batch.lists import list_all
 from byok8s.exceptions import Byok8sError
 
-PAGE = 500
 SILENCE_SECONDS = 90.0  # bookmarks come about every minute
 STEADY_SECONDS = 10.0  # a watch that lived this long was not the server's trouble
 
@@ -75,29 +75,14 @@ class PodWatch:
             self.connected = False
             failures = 0 if time.monotonic() - began > STEADY_SECONDS else failures + 1
             # the first break is answered at once, a server in trouble is left in peace
-            self._stop.wait(random.uniform(0.5, 1.0) * min(10.0, 0.05 * 2**failures))  # noqa: S311
+            pause = random.uniform(0.5, 1.0) * min(10.0, 0.05 * 2**failures)  # noqa: S311
+            self._stop.wait(pause + _asked_for(self.trouble))
 
     def _list(self) -> None:
-        asked = time.monotonic()
-        pods: list[Pod] = []
-        query: dict[str, Any] = {"labelSelector": self._selector, "limit": PAGE}
-        while True:
-            try:
-                page = self._client.call("GET", self._path, query=query, stop=self._stop)
-            except ApiError as error:
-                if error.status != 410 or "continue" not in query:
-                    raise
-                # the pages we have are too old to go on with
-                pods, asked = [], time.monotonic()
-                del query["continue"]
-                continue
-            pods.extend(page.get("items") or ())
-            token = page["metadata"].get("continue")
-            if not token:
-                break
-            query["continue"] = token
-        self._on_list(pods, asked)
-        self.version = page["metadata"]["resourceVersion"]
+        query = {"labelSelector": self._selector}
+        found = list_all(self._client, self._path, query, stop=self._stop)
+        self._on_list(found.items, found.asked)  # type: ignore[arg-type]
+        self.version = found.version
 
     def _watch(self) -> None:
         seconds = self._reconcile * random.uniform(0.8, 1.0)  # noqa: S311
@@ -125,3 +110,9 @@ class PodWatch:
         if kind != "BOOKMARK":
             self._on_event(kind, pod)
         self.version = pod["metadata"]["resourceVersion"]
+
+
+def _asked_for(trouble: Exception | None) -> float:
+    """The seconds that the server wants to be left in peace (Retry-After)."""
+    after = trouble.retry_after if isinstance(trouble, ApiError) else None
+    return min(after or 0.0, LONGEST_RETRY_AFTER)

@@ -117,6 +117,18 @@ def test_lists_are_paged_and_begun_again_when_too_old(api: Api, watched: Watched
     ]  # fmt: skip
 
 
+def test_a_watch_waits_as_long_as_the_server_asks(api: Api, watched: Watched):
+    script(
+        api,
+        [pod_list(11)],
+        [refusal(429, "TooManyRequests", "later", Retry_After="1"), Says(lines=[])],
+    )
+    began = time.monotonic()
+    watched.watch.start()
+    assert [watched.next(), watched.next()] == [("LIST", []), ("LIST", [])]
+    assert 1.0 <= time.monotonic() - began < 2.0
+
+
 def test_a_first_list_that_is_refused_is_an_error(api: Api, watched: Watched):
     script(api, [refusal(403, "Forbidden", "pods is forbidden")], [])
     with pytest.raises(ApiError, match="pods is forbidden"):
