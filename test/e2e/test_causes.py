@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,15 +22,19 @@ from byok8s.batch import (
     History,
     KubeClient,
     Limits,
+    Placement,
     PodRequest,
     RetryPolicy,
     RunIdentity,
     Update,
+    create,
 )
 from byok8s.batch import system as batch_system
 from byok8s.batch.nodes import quantity
+from byok8s.batch.placement import Volume
 from byok8s.cluster import ClusterInfo
 from byok8s.settings import KubeSettings
+from support.webhook import webhook
 
 Change = Callable[[dict[str, Any]], None]
 
@@ -241,8 +246,8 @@ def test_a_node_that_falls_silent_for_good(
             namespace.delete(path, {"gracePeriodSeconds": 0})
     assert (told.cause, told.disruption) == (Cause.NODE_LOST, True)
     assert told.message == (
-        f"The pod was deleted, but its node {name} does not confirm that it ended; "
-        "the node may be lost."
+        f"The pod was deleted, but its node {name} does not confirm that it ended; if the node is "
+        "lost, have it mended or removed (kubectl delete node)."
     )
 
 
@@ -296,3 +301,73 @@ def test_create_refused_by_pod_security_and_limit_range(
     assert told.cause == Cause.CREATE_REFUSED
     assert told.message.startswith("The API server refused the pod: ")
     assert 'violates PodSecurity "restricted:latest": host namespaces' in told.message
+
+
+def test_create_refused_by_an_admission_webhook_or_waiting_for_one_that_is_down(
+    namespace: KubeClient,
+    batch: BatchSystem,
+    request_of: Callable[..., PodRequest],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+):
+    monkeypatch.setattr(create, "PATIENCE_SECONDS", 1.0)  # before it is told
+    with webhook(namespace, tmp_path) as hook:
+        hook.refusal = lambda pod: "no pods on Fridays" if id_of(pod) == "bad" else None
+        refused = ""
+        for attempt in range(1, 50):  # it takes a moment until the API server knows the webhook
+            batch.issue(request_of("true", id="bad", attempt=attempt))
+            told = wait_for(batch, "succeeded", "failed")
+            if told.state == "failed":
+                refused = told.message
+                break
+        assert (told.cause, told.disruption) == (Cause.CREATE_REFUSED, False)
+        assert refused == (
+            'The API server refused the pod: admission webhook "check.byok8s.example" denied the '
+            "request: no pods on Fridays"
+        )
+        batch.issue(request_of("true", id="good"))  # the rest goes on
+        assert wait_for(batch, "succeeded").id == "good"
+        hook.down = True
+        batch.issue(request_of("true", id="late"))
+        told = wait_for(batch, "waiting")
+        assert told.message.startswith(
+            "The pod cannot be made now, and is tried again (--wait-limit api=TIME): "
+            'Internal error occurred: failed calling webhook "check.byok8s.example"'
+        )
+        hook.down = False
+        assert wait_for(batch, "succeeded").id == "late"
+
+
+def id_of(pod: dict[str, Any]) -> str:
+    return str(pod["metadata"]["annotations"]["byok8s.io/id"])
+
+
+@pytest.mark.parametrize(
+    ("placement", "said"),
+    [
+        (
+            Placement(node_selector=(("byok8s.example/no", "such"),)),
+            "1 node(s) didn't match Pod's node affinity/selector",
+        ),
+        (
+            Placement(volumes=(Volume("pvc", "absent", "/data"),)),
+            'persistentvolumeclaim "absent" not found',
+        ),
+    ],
+    ids=["label", "claim"],
+)
+def test_no_node_may_take_the_pod(
+    namespace: KubeClient, request_of: Callable[..., PodRequest], placement: Placement, said: str
+):
+    run = RunIdentity(f"run-{uuid.uuid4().hex[:6]}", "Jane Doe")
+    with BatchSystem(namespace, run, limits=Limits(no_node=3)) as batch:
+        batch.issue(request_of("true", placement=placement))
+        waits = wait_for(batch, "waiting")
+        ends = wait_for(batch, "failed")
+    assert (ends.cause, ends.disruption) == (Cause.UNSCHEDULABLE, False)
+    assert ends.message == waits.message and not waits.for_room
+    assert waits.message.startswith(
+        "No node may take the pod, however idle it is; correct the node selector, the toleration "
+        "or the volume, or add such a node: 0/1 nodes are available: "
+    )
+    assert said in waits.message

@@ -15,7 +15,11 @@ from byok8s.batch.waits import Limits, Wait, left_over, stuck_of, terminating, w
 
 # Limits of a known wait beside those of what is told later: a back-off says less than the error
 # before it, the scheduler less than a look at the nodes
-_SAYS_MORE = {("image_absent", "image"), ("too_large", "unschedulable")}
+_SAYS_MORE = {
+    ("image_absent", "image"),
+    ("too_large", "unschedulable"),
+    ("too_large", "no_node"),
+}
 
 
 @dataclass
@@ -92,6 +96,8 @@ class Book:
     def acknowledge(self, job: Job) -> None:
         with self.changed:
             job.acknowledged = time.monotonic()
+            if job.wait and job.wait.cause == Cause.CREATE_REFUSED:
+                job.wait = None
             if self._pods.get(job.pod) is job and not job.ended:  # it may be over by now
                 self._live.add(job.pod)
 
@@ -212,8 +218,12 @@ class Book:
         elif wait.limit == old.limit or (old.limit, wait.limit) in _SAYS_MORE:
             job.wait = old
             return
+        elif (wait.limit, old.limit) not in _SAYS_MORE:  # it waits for something else now
+            job.wait_began = time.monotonic()
         if not quiet:
-            self._tell(job, "waiting", cause=wait.cause, message=wait.message)
+            self._tell(
+                job, "waiting", cause=wait.cause, message=wait.message, for_room=wait.for_room
+            )
 
     def _finish(self, job: Job, end: End) -> None:
         job.ended, job.running, job.wait, job.placed = True, False, None, None
@@ -230,6 +240,7 @@ class Book:
         *,
         cause: Cause | None = None,
         message: str = "",
+        for_room: bool = False,
     ) -> None:
         if job.killed:
             return
@@ -248,6 +259,7 @@ class Book:
                 started=end.started or job.started,
                 finished=end.finished,
                 disruption=end.disruption,
+                for_room=for_room,
             )
         )
 
@@ -339,11 +351,21 @@ class Book:
         with self.changed:
             return {i: job.wait.message for i, job in self._jobs.items() if job.wait}
 
-    def expire(self) -> list[Job]:
-        """End the jobs that have waited longer than the limit of what they wait for."""
+    def is_overdue(self, job: Job) -> bool:
+        """Whether a job has waited longer than the limit of what it waits for."""
+        with self.changed:
+            return self._is_over(job, time.monotonic())
+
+    def expire(self, spared: Collection[str] = ()) -> list[Job]:
+        """End the jobs that have waited longer than the limit of what they wait for.
+
+        `spared` are limits that do not hold now.
+        """
         now = time.monotonic()
         with self.changed:
-            found = [job for job in self._pods.values() if job.wait and self._is_over(job, now)]
+            waiting = [job for job in self._pods.values() if job.wait]
+            found = [job for job in waiting if self._is_over(job, now)]
+            found = [job for job in found if job.wait and job.wait.limit not in spared]
             for job in found:
                 if job.wait:
                     lost = job.wait.cause == Cause.NODE_LOST

@@ -13,16 +13,18 @@ from typing import Any
 
 from byok8s.batch.book import Book, Job
 from byok8s.batch.client import ApiError, KubeClient
-from byok8s.batch.ends import Cause
+from byok8s.batch.ends import Cause, End
 from byok8s.batch.nodes import quantity
 from byok8s.batch.pace import TokenBucket
 from byok8s.batch.pods import ID, PodRequest
 from byok8s.batch.waits import Wait
 from byok8s.exceptions import Byok8sError
 
-PATIENCE_SECONDS = 600.0  # an API that is away for longer fails the jobs it should have created
+PATIENCE_SECONDS = 10.0  # of one try; then it is told, and tried again until the limit "api"
+DELETE_SECONDS = 600.0  # for deleting what is in a job's way
 PROBE_SECONDS = 3.0
 RETRY_SECONDS = 0.5
+_REFUSED = "The API server refused the pod"
 
 
 class Creators:
@@ -97,7 +99,7 @@ class Creators:
                 self._settle(job)
 
     def _settle(self, job: Job) -> None:
-        if job.killed:
+        if job.killed or job.ended:
             self._book.forget(job)
             return
         try:
@@ -115,7 +117,7 @@ class Creators:
         True: some are left, and the job comes back to the queue when they are gone.
         """
         for name in self._book.in_the_way(job):
-            self.delete_pod(name, PATIENCE_SECONDS)
+            self.delete_pod(name, DELETE_SECONDS)
         return self._book.hold(job)
 
     @contextlib.contextmanager
@@ -170,20 +172,24 @@ class Creators:
         elif isinstance(error, ApiError) and quota_is_full(error.message):
             self._parked.append(job)
             where = f"The namespace '{self._client.namespace}'"
-            message = f"{where} has no quota left for the pod now: {error}"
+            fix = "it is made when others end, or when the quota is raised"
+            message = f"{where} has no quota left for the pod now; {fix}: {error}"
             self._book.await_something(job, Wait(Cause.CREATE_REFUSED, message, "queue"))
         else:
-            message = f"The API server refused the pod: {error}"
-            self._book.fail(job, Cause.CREATE_REFUSED, message)
+            self._book.fail(job, Cause.CREATE_REFUSED, f"{_REFUSED}: {error}")
             self._book.forget(job)
 
     def _passes(self, job: Job, error: Byok8sError) -> bool:
-        """Whether nothing was wrong with the pod itself."""
-        if isinstance(error, ApiError) and error.status != 401:
-            # two creations met at a ResourceQuota's status; nothing was made
-            return error.reason == "Conflict"
-        # our credentials ran out and may be renewed
-        return time.monotonic() - job.issued < PATIENCE_SECONDS
+        """Whether nothing was wrong with the pod itself, and it may be made a little later."""
+        if isinstance(error, ApiError) and error.reason == "Conflict":
+            return True  # two creations met at a ResourceQuota's status; nothing was made
+        # an ApiError, or a login that cannot be renewed just now
+        if isinstance(error, ApiError) and not (error.passing or error.status == 401):
+            return False
+        message = f"The pod cannot be made now, and is tried again (--wait-limit api=TIME): {error}"
+        end = End(Cause.CREATE_REFUSED, f"{_REFUSED}: {error}")
+        self._book.await_something(job, Wait(Cause.CREATE_REFUSED, message, "api", end))
+        return not self._book.is_overdue(job)
 
     def delete(self, job: Job, *, patience: float = 30.0) -> None:
         """Delete a job's pod; one that is gone already is no error. Raises ApiError."""

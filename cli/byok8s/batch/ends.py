@@ -298,7 +298,8 @@ class Update:
     """News of one job, in the order it happened. "placed": a node has the pod.
 
     `message` is one sentence. `started` and `finished` are epoch seconds. `disruption` says that
-    a failure was the infrastructure's, not the job's.
+    a failure was the infrastructure's, not the job's; `for_room` that a wait may be over as soon
+    as another pod ends.
     """
 
     id: str
@@ -313,6 +314,7 @@ class Update:
     started: float | None = None
     finished: float | None = None
     disruption: bool = False
+    for_room: bool = False
 
     @property
     def wall_seconds(self) -> float | None:

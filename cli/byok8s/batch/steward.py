@@ -133,9 +133,8 @@ class Steward:
 
     def _size_up(self) -> None:
         """Say of unschedulable jobs whether any node could ever have them."""
-        jobs = [j for j in self._book.waiting() if j.wait and j.wait.limit == "unschedulable"]
-        if not jobs:
-            return
+        of_nodes = ("unschedulable", "no_node")
+        jobs = [j for j in self._book.waiting() if j.wait and j.wait.limit in of_nodes]
         for job in jobs:
             lack = self._nodes.never_fits(job.request)
             if lack:
@@ -144,7 +143,9 @@ class Steward:
     def _give_up(self) -> None:
         if not self._watch.connected:  # what we know may be old
             return
-        for job in self._book.expire():
+        # a node that takes the pod may be on its way
+        spared = {"no_node"} if self._nodes.can_grow else set()
+        for job in self._book.expire(spared):
             if job.acknowledged:
                 self._creators.delete(job)
 
@@ -180,7 +181,12 @@ _TELLING = (
 def _from_event(event: Mapping[str, Any], job: Job) -> Wait | None:
     said = one_line(event.get("message", ""))
     if event.get("reason") in ("FailedMount", "FailedAttachVolume"):
-        return Wait(Cause.VOLUME, f"A volume of the pod cannot be mounted: {said}", "volume")
+        message = "A volume of the pod cannot be mounted; correct what is named, or make it there: "
+        return Wait(Cause.VOLUME, message + said, "volume")
     if event.get("reason") == "FailedCreatePodSandBox":
-        return Wait(Cause.VOLUME, f"The node {job.node} cannot set the pod up: {said}", "volume")
+        message = (
+            f"The node {job.node} cannot set the pod up; if that stays, have its network and its "
+            f"container runtime looked at: {said}"
+        )
+        return Wait(Cause.VOLUME, message, "volume")
     return None

@@ -28,6 +28,13 @@ _ABSENT = re.compile(
     re.IGNORECASE,
 )
 
+# What the scheduler says of nodes that will not take a pod when others end either; labels and
+# volumes may change, but nobody does that by itself. Taints of Kubernetes itself pass.
+_MISFIT = re.compile(
+    r"didn't match|didn't satisfy|volume node affinity conflict|persistentvolumeclaim .*not found|"
+    r"untolerated taint\(?s?\)? \{(?!node\.kubernetes\.io/)"
+)
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -39,15 +46,17 @@ class Limits:
     config: float | None = 60.0
     volume: float | None = 300.0
     unschedulable: float | None = None  # a busy cluster is no failure
+    no_node: float | None = 600.0  # none may take it, however idle, and none can be added
     too_large: float | None = 60.0  # larger than any node, where no node can be added
     staging: float | None = 120.0  # one of a pod's two containers, after the other one failed
     terminating: float | None = 120.0  # a deleted pod whose node does not confirm its end
     queue: float | None = None  # Kueue or a ResourceQuota holds it back
+    api: float | None = 600.0  # the API server does not answer, or fails, when it is to be made
 
 
 @dataclass(frozen=True)
 class Wait:
-    """What a pod waits for: one sentence, and which field of `Limits` holds.
+    """What a pod waits for: one sentence with the fix, and which field of `Limits` holds.
 
     `end` is how the job ends when that limit is over, where more is known of it.
     """
@@ -56,6 +65,11 @@ class Wait:
     message: str
     limit: str
     end: End | None = None
+
+    @property
+    def for_room(self) -> bool:
+        """Whether it may be over as soon as another pod ends."""
+        return self.limit == "unschedulable"
 
 
 def wait_of(pod: Pod) -> Wait | None:
@@ -135,9 +149,30 @@ def _unscheduled(condition: Mapping[str, Any]) -> Wait:
     said = one_line(re.split(r" no new claims| preemption:", condition.get("message", ""))[0])
     if condition.get("reason") == "SchedulingGated":
         return Wait(
-            Cause.UNSCHEDULABLE, f"The pod waits for its queue to admit it: {said}", "queue"
+            Cause.UNSCHEDULABLE,
+            "The pod waits for its queue to admit it; kubectl describe localqueues shows what the "
+            f"queue has left: {said}",
+            "queue",
         )
-    return Wait(Cause.UNSCHEDULABLE, f"No node has room for the pod now: {said}", "unschedulable")
+    reasons = [part for part in _reasons(said) if not re.fullmatch(r"\W*", part)]
+    if reasons and all(map(_MISFIT.search, reasons)):
+        return Wait(
+            Cause.UNSCHEDULABLE,
+            "No node may take the pod, however idle it is; correct the node selector, the "
+            f"toleration or the volume, or add such a node: {said}",
+            "no_node",
+        )
+    return Wait(
+        Cause.UNSCHEDULABLE,
+        "No node has room for the pod now; it starts when others end, or sooner if it asks for "
+        f"less: {said}",
+        "unschedulable",
+    )
+
+
+def _reasons(said: str) -> list[str]:
+    """Why each group of nodes does not take a pod, from the scheduler's sentence."""
+    return said.partition(" nodes are available: ")[2].rstrip(". ").split(", ")
 
 
 def terminating(node: str | None) -> Wait:
@@ -145,7 +180,7 @@ def terminating(node: str | None) -> Wait:
     return Wait(
         Cause.NODE_LOST,
         f"The pod was deleted, but its node {node or '?'} does not confirm that it ended; "
-        "the node may be lost.",
+        "if the node is lost, have it mended or removed (kubectl delete node).",
         "terminating",
     )
 
@@ -155,6 +190,6 @@ def left_over(pod: str) -> Wait:
     return Wait(
         Cause.NODE_LOST,
         f"The pod {pod} of an earlier leader was deleted, but its node does not confirm that it "
-        "ended; the node may be lost.",
+        "ended; if the node is lost, have it mended or removed (kubectl delete node).",
         "terminating",
     )

@@ -211,7 +211,7 @@ class Dispatcher:
         if update.state == "running":
             self._on_started(task)
         elif update.state == "waiting":
-            self._on_waiting(task, update.message, task.stuck)
+            self._on_waiting(task, update.message, update.for_room)
         elif update.state in ("succeeded", "failed"):
             result = read_result(self._session.report(update.result))
             del self._single[task.id]
@@ -269,7 +269,7 @@ class Dispatcher:
         elif update.state == "waiting":
             pod.stuck = update.cause == "unschedulable"
             for task in pod.tasks.values():
-                self._on_waiting(task, update.message, pod.stuck)
+                self._on_waiting(task, update.message, update.for_room)
         elif update.state in ("succeeded", "failed"):
             self._on_bundle_end(pod, update)
 

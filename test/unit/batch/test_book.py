@@ -63,6 +63,9 @@ def news(book: Book) -> list[Update]:
     return found
 
 
+MISFIT = "1 node(s) didn't match Pod's node affinity/selector"
+
+
 @pytest.fixture
 def book() -> Book:
     return Book("run", Limits())
@@ -298,3 +301,61 @@ def test_what_is_known_of_the_nodes_is_not_forgotten(book: Book):
     book.on_event(*events[1])  # the scheduler tried again
     assert job.wait and job.wait.limit == "too_large"
     assert len(news(book)) == 2
+
+
+@pytest.mark.parametrize(
+    ("message", "limit"),
+    [
+        ("0/1 nodes are available: 1 Insufficient cpu.", "unschedulable"),
+        ("0/1 nodes are available: 1 Too many pods.", "unschedulable"),
+        (
+            "0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector.",
+            "no_node",
+        ),
+        ("0/1 nodes are available: 1 node(s) had untolerated taint {own: x}.", "no_node"),
+        ('0/1 nodes are available: persistentvolumeclaim "a" not found. not found', "no_node"),
+        # what passes by itself: a node that is cordoned, or not ready
+        ("0/1 nodes are available: 1 node(s) were unschedulable.", "unschedulable"),
+        (
+            "0/1 nodes are available: 1 node(s) had untolerated taint "
+            "{node.kubernetes.io/not-ready: }.",
+            "unschedulable",
+        ),
+        (
+            "0/2 nodes are available: 1 Insufficient memory, 1 node(s) didn't match Pod's node "
+            "affinity/selector. preemption: 0/2 nodes are available.",
+            "unschedulable",
+        ),
+        ("no nodes available to schedule pods", "unschedulable"),
+    ],
+)
+def test_what_waiting_does_not_mend_is_told_from_a_busy_cluster(
+    book: Book, message: str, limit: str
+):
+    job = book.add(REQUEST)
+    assert job
+    book.on_event("MODIFIED", unscheduled(job.pod, message))
+    assert job.wait and job.wait.limit == limit
+    assert job.wait.for_room is (limit == "unschedulable")
+    fix = "it starts when others end" if job.wait.for_room else "correct the node selector"
+    assert fix in job.wait.message
+
+
+def test_the_time_of_a_wait_begins_anew_with_what_is_waited_for():
+    """Who has waited for room for long has not waited for a node with a label."""
+    book = Book("run", Limits(no_node=0.2))
+    job = book.add(REQUEST)
+    assert job
+    book.on_event("MODIFIED", unscheduled(job.pod, "0/1 nodes are available: 1 Too many pods."))
+    time.sleep(0.25)
+    book.on_event("MODIFIED", unscheduled(job.pod, f"0/1 nodes are available: {MISFIT}."))
+    assert book.expire() == []
+    time.sleep(0.25)
+    assert book.expire({"no_node"}) == []
+    assert book.expire() == [job]
+
+
+def unscheduled(name: str, message: str) -> dict[str, Any]:
+    condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}
+    status = {"phase": "Pending", "conditions": [{**condition, "message": message}]}
+    return {"metadata": {"name": name}, "spec": {}, "status": status}

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from byok8s.batch import Cause, KubeClient, Limits, PodRequest, Update
+from byok8s.batch import Cause, KubeClient, Limits, PodRequest, Update, create
 from byok8s.batch.book import Book, Job
 from byok8s.batch.create import Creators, quota_is_full
 from byok8s.batch.nodes import quantity
@@ -132,6 +132,44 @@ def test_a_full_quota_makes_jobs_wait(api: Api, book: Book, creators: Creators):
     creators.unpark()  # as when a pod ends; each success lets one more try
     until(lambda: book.live_pods() == 3)
     assert sorted(book.issued()) == ["one", "three", "two"]
+
+
+def test_a_server_that_fails_is_told_of_and_asked_again(
+    api: Api, book: Book, creators: Creators, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(create, "PATIENCE_SECONDS", 0.0)
+    away = 'failed calling webhook "check.example.org": connection refused'
+    api.in_turn(refusal(500, "InternalError", away), Says())
+    issue(book, creators, "job")
+    told = next_news(book)
+    assert (told.state, told.cause) == ("waiting", Cause.CREATE_REFUSED)
+    assert away in told.message and "tried again (--wait-limit api=TIME)" in told.message
+    until(lambda: book.live_pods() == 1)
+    assert book.waits() == {} and book.updates.empty()
+
+
+def test_a_server_that_fails_for_longer_than_the_limit_fails_the_job(
+    api: Api, client: KubeClient, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(create, "PATIENCE_SECONDS", 0.0)
+    book = Book("run", Limits(api=0.1))
+    creators = Creators(client, book, lambda _: {}, bucket=TokenBucket(0, 1), threads=1, max_pods=9)
+    creators.start()
+    api.answer = lambda _: refusal(503, "Unavailable", "the server is overloaded")
+    issue(book, creators, "one")
+    assert [next_news(book).state, next_news(book).state] == ["waiting", "failed"]
+    monkeypatch.setattr(create, "RETRY_SECONDS", 2.0)
+    issue(book, creators, "two")  # by the steward, between two tries
+    assert next_news(book).state == "waiting"
+    until(book.expire)
+    told = next_news(book)
+    assert (told.state, told.message) == (
+        "failed",
+        "The API server refused the pod: the server is overloaded",
+    )
+    until(lambda: not book.exists(book.find("two")))
+    assert book.updates.empty()
+    creators.stop(1)
 
 
 def test_a_killed_job_that_was_not_made_yet_is_never_made(api: Api, book: Book, creators: Creators):

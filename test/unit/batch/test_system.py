@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +12,7 @@ from byok8s.batch import (
     BatchSystem,
     Cause,
     KubeClient,
+    Limits,
     NeverFits,
     PodRequest,
     RunIdentity,
@@ -32,6 +34,11 @@ UNSCHEDULABLE = {
         }
     ],
 }
+
+MISFIT = (
+    "0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector. "
+    "no new claims to deallocate, preemption: 0/1 nodes are available: 1 Preemption is not helpful."
+)
 
 
 @pytest.fixture
@@ -129,7 +136,10 @@ def test_what_jobs_wait_for_is_told_with_their_number(store: Store, batch: Batch
         for pod in pods[:2]:
             store.put("pods", {**pod, "status": UNSCHEDULABLE})
         until(lambda: len(batch.waiting()) == 2)
-        said = "No node has room for the pod now: 0/1 nodes are available: 1 Insufficient cpu."
+        said = (
+            "No node has room for the pod now; it starts when others end, or sooner if it asks for "
+            "less: 0/1 nodes are available: 1 Insufficient cpu."
+        )
         assert set(batch.waiting().values()) == {said}
         assert batch.status_message() == f"Jobs that wait: 2 of 3. {said}"
         state = {"waiting": {"reason": "InvalidImageName", "message": "x"}}
@@ -138,6 +148,44 @@ def test_what_jobs_wait_for_is_told_with_their_number(store: Store, batch: Batch
         until(lambda: (batch.status_message() or "").startswith("Jobs that wait: 3 of 3, 2 of "))
         batch.kill(batch.issued())
         assert batch.waiting() == {} and batch.status_message() is None
+
+
+@pytest.mark.parametrize("can_grow", [False, True])
+def test_a_job_that_no_node_may_take_fails_where_none_can_come(
+    store: Store, client: KubeClient, can_grow: bool
+):
+    if can_grow:
+        store.items["nodes", "n"]["spec"]["providerID"] = "aws:///eu-west-1a/i-1"
+    batch = BatchSystem(client, IDENTITY, rate=0, limits=Limits(no_node=0.1))
+    with batch:
+        batch.issue(request("picky"))
+        batch.issue(request("patient"))
+        until(lambda: len(store.names("pods")) == 2)
+        for (kind, _), pod in list(store.items.items()):
+            if kind == "pods":
+                status = copy.deepcopy(UNSCHEDULABLE)
+                if "picky" in pod["metadata"]["name"]:
+                    status["conditions"][0]["message"] = MISFIT  # type: ignore[index]
+                store.put("pods", {**pod, "status": status})
+        told = []
+        while (news := batch.updates(2.5)) is not None:
+            told.append((news.id, news.state, news.for_room))
+    waits = [("picky", "waiting", False), ("patient", "waiting", True)]
+    assert sorted(told) == sorted([*waits, *([] if can_grow else [("picky", "failed", False)])])
+
+
+def test_every_list_is_asked_for_in_pages(store: Store, batch: BatchSystem, api: Api):
+    with batch:
+        batch.issue(request("one"))
+        until(lambda: len(store.names("pods")) == 1)
+        batch.check(request("two"))
+    lists = [
+        asked
+        for asked in api.asked
+        if asked.method == "GET" and asked.path.endswith(("/pods", "/nodes"))
+    ]
+    assert {asked.path.rpartition("/")[2] for asked in lists} == {"pods", "nodes"}
+    assert all(a.query.get("limit") == "500" for a in lists if "watch" not in a.query)
 
 
 def test_how_long_a_job_ran():
