@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
-import logging
 import subprocess
 import sys
 import threading
@@ -22,8 +22,8 @@ from byok8s.workflow.persistence import BucketPersistence, RecordLog
 from byok8s.workflow.rounds import Bell, Rounds
 from snakemake.io import AnnotatedString, IOFile, flag
 from snakemake.jobs import Job
-from snakemake.logging import DefaultFormatter, logger
 from snakemake.persistence import MetadataRecord, PersistenceBase
+from snakemake.rules import Rule
 
 
 class Quiet:
@@ -190,19 +190,19 @@ def test_the_log_file_says_of_a_job_what_snakemake_says(
     Path("in.txt").write_text("x")
     told: list[list[str]] = []
 
-    class Collector(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            told[-1] += DefaultFormatter().format(record).splitlines()
-
     def both(job: Any, *_: Any) -> None:
-        logger.addHandler(collector := Collector())
-        told.append([])
+        handlers = job.dag.workflow.logger_manager.logfile_handlers
+        kept = {handler: handler.setStream(io.StringIO()) for handler in handlers}
         log_info(job)
-        told.append([])
         with monkeypatch.context() as elsewhere:
             elsewhere.setattr(Job, "is_local", False)
+            for handler in handlers:
+                told.append(handler.stream.getvalue().splitlines())
+                handler.setStream(io.StringIO())
             tuning._log_info_briefly(job)
-        logger.removeHandler(collector)
+            for handler, stream in kept.items():
+                told.append(handler.stream.getvalue().splitlines())
+                handler.setStream(stream)
 
     log_info = tuning._log_info
     monkeypatch.setattr(tuning, "_log_info", both)
@@ -221,6 +221,46 @@ def test_the_log_file_says_of_a_job_what_snakemake_says(
     assert [line for line in ours if line] == [line.removeprefix("local") for line in theirs]
     assert "    threads: 2" in ours
     assert "Shell command: cp in.txt a.txt 2> a.log" in ours
+
+
+@pytest.mark.parametrize(
+    ("resources", "kept"),
+    [
+        ("", True),
+        ("    resources: mem_mb=700, disk='1GB', kind='x'\n    threads: 3\n", True),
+        ("    resources: mem_mb=lambda wildcards, attempt: 100 * attempt\n", False),
+        ("    threads: lambda wildcards: len(wildcards.name)\n", False),
+        ("    resources: mem_mb=lambda wildcards, threads: 100 * threads\n", False),
+    ],
+)
+def test_resources_are_what_snakemake_computes(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, resources: str, kept: bool
+) -> None:
+    pairs: list[tuple[Any, Any]] = []
+    attempts: list[int] = []
+
+    def both(
+        rule: Any, wildcards: Any, input: Any, attempt: int, skip: Any = None, **_: Any
+    ) -> Any:
+        attempts.append(attempt)
+        skip = {"tmpdir"}  # as for jobs of the cluster
+        theirs = expand(rule, wildcards, input, attempt, skip_evaluation=skip)
+        for _ in range(2):
+            ours = shortcuts._expand_resources_once(rule, wildcards, input, attempt, skip)
+            pairs.append((list(ours.items()), list(theirs.items())))
+        if rule.name == "one":
+            assert bool(rule.byok8s_resources) == kept
+        return theirs
+
+    expand = shortcuts._expand_resources
+    monkeypatch.setattr(tuning, "take_shortcuts", lambda: None)
+    monkeypatch.setattr(Rule, "expand_resources", both)
+    run(
+        'rule all:\n    input: "a.txt", "bb.txt"\n'
+        f'rule one:\n    output: "{{name}}.txt"\n{resources}    shell: "touch {{output}}"\n'
+    )
+    assert len(pairs) >= 6
+    assert all(ours == theirs for ours, theirs in pairs)
 
 
 def test_a_long_run_tells_some_of_its_progress(monkeypatch: pytest.MonkeyPatch) -> None:

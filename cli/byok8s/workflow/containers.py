@@ -26,7 +26,9 @@ def image_of(job: Any) -> str | None:
     A container means nothing to a rule that only collects files, to one that runs on this
     machine, and to Python code of the Snakefile that calls no program.
     """
-    if job.is_group() or job.is_norun or _is_for_this_machine(job):
+    if job.is_group() or job.rule.container_img is None:
+        return None
+    if job.is_norun or _is_for_this_machine(job):
         return None
     url = job.container_img_url
     if not url or (job.rule.is_run and "shell(" not in (job.rule.run_func_src or "")):

@@ -7,18 +7,21 @@ They are for a workflow that has been read: what they keep does not change any m
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from functools import cache
 from typing import Any
 
 from snakemake.common import get_function_params
 from snakemake.io import get_flag_value, is_flagged, wait_for_files
+from snakemake.iocontainers import ResourceList
 from snakemake.jobs import Job
+from snakemake.rules import Rule
 from snakemake_interface_common.io import AnnotatedStringInterface
 
 from byok8s.workflow.lead import knows
 
 _is_local = Job.is_local.fget
+_expand_resources = Rule.expand_resources
 
 
 def take_shortcuts() -> None:
@@ -35,6 +38,7 @@ def take_shortcuts() -> None:
             if vars(module).get(name) is old:
                 setattr(module, name, new)
     Job.is_local = property(_is_local_once)
+    Rule.expand_resources = _expand_resources_once
 
 
 class _HasFlags(dict[type, bool]):
@@ -80,6 +84,24 @@ def _is_local_once(job: Any) -> bool:
         kept["byok8s_is_local"] = _is_local(job)
     known: bool = kept["byok8s_is_local"]
     return known
+
+
+def _expand_resources_once(
+    rule: Any,
+    wildcards: Any,
+    input: Any,
+    attempt: int,
+    skip_evaluation: Collection[str] | None = None,
+) -> Any:
+    """A job's resources; for a rule that has none to compute, read once and copied for each job."""
+    skipped = tuple(sorted(skip_evaluation or ()))
+    known = rule.__dict__.setdefault("byok8s_resources", {})
+    if skipped not in known:
+        computed = (r for r in rule.resources.values() if r.is_evaluable())
+        if not {r.name for r in computed} <= {*skipped}:
+            return _expand_resources(rule, wildcards, input, attempt, skip_evaluation)
+        known[skipped] = dict(_expand_resources(rule, wildcards, input, attempt, skipped).items())
+    return ResourceList(fromdict=known[skipped])
 
 
 async def _wait_for_files(files: Iterable[Any], *arguments: Any, **options: Any) -> None:
