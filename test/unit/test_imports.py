@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -70,3 +71,33 @@ print(json.dumps(told))
 def test_what_is_there_already_is_left_as_it_is(before: str) -> None:
     code = "import json, snakemake.persistence.db as db; print(json.dumps(hasattr(db, 'Session')))"
     assert told(before, LIGHT, code) is True
+
+
+def test_sources_of_this_machine_are_read_without_smart_open(tmp_path: Path) -> None:
+    (tmp_path / "Snakefile").write_text("# ä\r\nrule one:\n", encoding="utf-8")
+    code = f"""
+import json, sys
+from pathlib import Path
+from snakemake.exceptions import WorkflowError
+from snakemake.sourcecache import LocalSourceFile, SourceCache, infer_source_file
+folder = Path({str(tmp_path)!r})
+cache = SourceCache(folder / "cache", runtime_cache_path=folder / "runtime")
+source = infer_source_file(folder / "Snakefile")
+with cache.open(source) as text, cache._open(source, "rb") as content:
+    told = [text.read(), content.read().hex(), str(cache.get_path(source))]
+try:
+    cache._open(LocalSourceFile(str(folder / "none")), "r")
+except WorkflowError as error:
+    told.append(str(error))
+"""
+    heavy = (
+        'told += [name for name in ("smart_open", "boto3", "requests") if name in sys.modules]\n'
+    )
+    lines = code.split("try:", 1)
+    read = [LIGHT, lines[0], heavy, "print(json.dumps(told))"]
+    assert len(told(*read)) == 3
+    theirs, ours = (
+        told(first, code, "print(json.dumps(told))") for first in ("import snakemake.api\n", LIGHT)
+    )
+    assert ours == theirs
+    assert ours[0] == "# ä\nrule one:\n" and "none" in ours[3]
