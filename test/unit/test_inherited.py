@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -40,7 +40,7 @@ def told(**fields: Any) -> str:
 
 
 def done(id: str, code: int = 0) -> str:
-    return told(done=id, result=asdict(Result(code)))
+    return told(done=id, result=vars(Result(code)))
 
 
 class Leftovers:
@@ -74,7 +74,7 @@ class Leftovers:
         self.store.logs[self.pod(request, status)] = log
 
     def mail(self, id: str, number: int, jobs: str) -> None:
-        text = json.dumps([asdict(job(id)) for id in jobs])
+        text = json.dumps([job(id) for id in jobs], default=vars)
         self.bucket.objects.put_bytes(f"mail/{id}/{number}", text.encode())
 
     def stock(self) -> Stock:
@@ -138,7 +138,7 @@ def test_a_job_that_failed_or_went_elsewhere_is_where_it_went(left: Leftovers) -
 
 @pytest.mark.parametrize("inline", [True, False])
 def test_of_a_bundle_that_has_ended_the_successes_count(left: Leftovers, inline: bool) -> None:
-    results = {"a": asdict(Result(0)), "b": asdict(Result(1))}
+    results = {"a": vars(Result(0)), "b": vars(Result(1))}
     report = json.dumps({"results": results})
     if not inline:
         left.bucket.objects.put_bytes("r", report.encode())
@@ -168,7 +168,7 @@ def inheritance(**jobs: Left) -> Inheritance:
     return Inheritance(jobs)
 
 
-GOOD = asdict(Result(0))
+GOOD = vars(Result(0))
 
 
 def test_what_a_bundle_does_is_claimed_once() -> None:
@@ -186,7 +186,7 @@ def test_what_a_bundle_does_is_claimed_once() -> None:
         pytest.param(Left("pod", "same", result=GOOD), "same", False, False, id="removed since"),
         pytest.param(Left("pod", "same", result=GOOD), "other", True, False, id="other work"),
         pytest.param(
-            Left("pod", "same", result=asdict(Result(1))), "same", True, False, id="failed"
+            Left("pod", "same", result=vars(Result(1))), "same", True, False, id="failed"
         ),
     ],
 )

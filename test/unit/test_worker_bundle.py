@@ -6,7 +6,6 @@ import json
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -124,8 +123,8 @@ def test_a_benchmark_is_of_the_job_alone(bucket: MemoryBucket, tmp_path: Path) -
     for one in (first, second):
         assert one.spec.command is not None
         table = File(f"bench/{one.id}", f"bench/{one.id}")
-        command = replace(one.spec.command, benchmark=table)
-        jobs.append(replace(one, spec=replace(one.spec, command=command)))
+        command = one.spec.command.changed(benchmark=table)
+        jobs.append(one.changed(spec=one.spec.changed(command=command)))
     run(bucket, tmp_path, jobs)
     lines = {id: bucket.content()[f"bench/{id}"].decode().splitlines() for id in "ab"}
     seconds = {id: float(rows[1].split("\t")[0]) for id, rows in lines.items()}
@@ -150,8 +149,8 @@ def test_more_work_comes_by_mail(
 ) -> None:
     def send() -> None:
         for number, id in enumerate("xy", start=1):
-            mail = [asdict(job(bucket, id, f"touch out/{id}"))]
-            bucket.objects.put_bytes(f"mail/{number}", json.dumps(mail).encode())
+            mail = [job(bucket, id, f"touch out/{id}")]
+            bucket.objects.put_bytes(f"mail/{number}", json.dumps(mail, default=vars).encode())
             time.sleep(0.2)
 
     assert run(bucket, tmp_path, [job(bucket, "a", "touch out/a")], send, linger=1.0) == 0
@@ -183,7 +182,7 @@ def test_a_store_that_fails_is_told_of_by_the_job(
     bucket: MemoryBucket, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     bad = job(bucket, "other", "touch out/other")
-    spec = JobSpec.of({**asdict(bad.spec), "sources_sha256": "other"})
+    spec = JobSpec.of({**json.loads(bad.spec.dumps()), "sources_sha256": "other"})
     run(bucket, tmp_path, [BundleJob("other", "rule a", spec)])
     assert "not what was uploaded" in ends(capfdbinary.readouterr().out)["other"].error
 

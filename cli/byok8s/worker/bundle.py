@@ -16,7 +16,6 @@ import sys
 import threading
 import time
 from collections import deque
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -59,16 +58,16 @@ class Handed(Exception):
     """The job went back to the leader before its command began."""
 
 
-@dataclass
 class Active:
     """A job between the fetching of its inputs and the end of its report."""
 
-    job: BundleJob
-    number: int
-    began: float | None = None  # monotonic, of its command
-    process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
-    handed_back: bool = False
-    late: bool = False  # its time was over
+    def __init__(self, job: BundleJob, number: int) -> None:
+        self.job = job
+        self.number = number
+        self.began: float | None = None  # monotonic, of its command
+        self.process: subprocess.Popen[bytes] | None = None
+        self.handed_back = False
+        self.late = False  # its time was over
 
 
 class Bundle:
@@ -199,7 +198,7 @@ class Bundle:
         shutil.rmtree(scratch, ignore_errors=True)
         if result is not None:
             shorten(result)
-            self._results[active.job.id] = fields = asdict(result)
+            self._results[active.job.id] = fields = vars(result)
             self._tell(done=active.job.id, result=fields)
         with self._changed:
             del self._active[active.job.id]

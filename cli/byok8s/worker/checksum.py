@@ -12,12 +12,11 @@ import os
 import re
 import zlib
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-_MULTIPART = re.compile(r"[0-9a-f]{32}-(\d+)")
-_PLAIN = re.compile(r"[0-9a-f]{32}")
+_MULTIPART = r"[0-9a-f]{32}-(\d+)"
+_PLAIN = r"[0-9a-f]{32}"
 _MIB = 1024 * 1024
 # What clients take, the usual first: byok8s and the AWS tools, obstore and rclone, older SDKs,
 # s5cmd, and further round numbers
@@ -46,12 +45,12 @@ class Crc32:
 
 def is_plain(etag: str) -> bool:
     """Whether an ETag has the form of an MD5 of the whole content."""
-    return _PLAIN.fullmatch(etag) is not None
+    return re.fullmatch(_PLAIN, etag) is not None
 
 
 def parts_of(etag: str) -> int:
     """The number of an object's parts; 0 when it was stored in one piece."""
-    found = _MULTIPART.fullmatch(etag)
+    found = re.fullmatch(_MULTIPART, etag)
     return int(found[1]) if found else 0
 
 
@@ -137,6 +136,8 @@ def _digests(
     read: Callable[[int, list[memoryview], int], int] = os.preadv,
 ) -> list[bytes]:
     """The digests of a file's parts."""
+    from concurrent.futures import ThreadPoolExecutor  # few jobs have large files
+
     with open(path, "rb") as file, ThreadPoolExecutor(_THREADS) as pool:
         descriptor, size = file.fileno(), os.fstat(file.fileno()).st_size
 

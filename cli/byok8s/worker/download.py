@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from byok8s.worker import checksum
 from byok8s.worker.s3 import TransferError, sentences
@@ -26,8 +24,7 @@ _PIECE = 256 * 1024
 _ATTEMPTS = 3
 
 
-@dataclass(frozen=True, slots=True)
-class ObjectMeta:
+class ObjectMeta(NamedTuple):
     """What a store tells of an object: bytes, epoch seconds, ETag without quotes."""
 
     size: int
@@ -35,8 +32,7 @@ class ObjectMeta:
     etag: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class _Proof:
+class _Proof(NamedTuple):
     """What shows that a download is complete and unchanged."""
 
     expected: str = ""  # of the content
@@ -156,6 +152,8 @@ class Downloads:
             end = min(start + proof.part, meta.size)
             body = first if start == 0 else self._range(key, meta.etag, start, end)
             return _save(body, file, start, end, proof.of_range())
+
+        from concurrent.futures import ThreadPoolExecutor  # few jobs have large files
 
         digests, whole = [], checksum.md5()
         with ThreadPoolExecutor(PARALLEL, "s3") as pool:

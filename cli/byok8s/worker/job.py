@@ -11,7 +11,6 @@ import tarfile
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ from byok8s.worker.spec import (
 from byok8s.worker.transfer import Transfers
 
 # What Snakemake says around a failed command, which the leader says better
-_NOISE = re.compile(
+_NOISE = (
     r"(Building DAG of jobs|Using shell: |Select jobs to execute|Execute \d+ jobs|Shutting down, |"
     r"Exiting because a job|Storing output in storage|Elapsed time: |WorkflowError:$|"
     r"RuleException:$|CalledProcessError in file |At least one job did not complete)"
@@ -88,7 +87,7 @@ def conclude(store: Any, spec: JobSpec, result: Result) -> None:
     if not result.storage_away and (problem := keep_log(store, spec, LOG, failed=failed)):
         print(problem, flush=True)
     shorten(result)
-    least = replace(result, tail="", stored=[])  # the leader looks for what was stored
+    least = result.changed(tail="", stored=[])  # the leader looks for what was stored
     report(store, spec.result_key, result.dumps(), least.dumps())
 
 
@@ -206,7 +205,7 @@ def result_of(
 
 def shorten(result: Result) -> None:
     """Leave of the tail what a person needs."""
-    lines = [line for line in result.tail.splitlines() if line and not _NOISE.match(line)]
+    lines = [line for line in result.tail.splitlines() if line and not re.match(_NOISE, line)]
     text = "\n".join(lines[-TAIL_LINES:])
     result.tail = text.encode()[-_TAIL_BYTES:].decode(errors="replace")
 

@@ -7,10 +7,9 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from byok8s.worker.job import result_of, rule_log_tail
 from byok8s.worker.process import Ran, say
@@ -23,8 +22,7 @@ Stored = list[tuple[str, int, float, str]]
 LONGEST_KEEP = 600.0  # seconds for which outputs are kept for a store that is away
 
 
-@dataclass(frozen=True)
-class Keeping:
+class Keeping(NamedTuple):
     """Stores files; where the store is away they are kept for it, for `seconds`."""
 
     transfers: Transfers

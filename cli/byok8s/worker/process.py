@@ -13,9 +13,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, NamedTuple
 
 from byok8s.worker.spec import ENVIRONMENT_FILE, OUR_VARIABLES
 
@@ -25,11 +24,10 @@ if TYPE_CHECKING:
 TAIL_LINES = 20
 _KILL_AFTER_SECONDS = 5.0  # between SIGTERM and SIGKILL of a command whose time is over
 # How Snakemake tells a shell command's exit code (subprocess.CalledProcessError)
-_EXIT_STATUS = re.compile(r"returned non-zero exit status (-?\d+)|died with <?Signals\.(SIG\w+)")
+_EXIT_STATUS = r"returned non-zero exit status (-?\d+)|died with <?Signals\.(SIG\w+)"
 
 
-@dataclass(frozen=True)
-class Ran:
+class Ran(NamedTuple):
     """How a command went: exit code (128 + N for signal N) and the end of its output.
 
     `seconds` of its own; `cpu_seconds` of the command with its children, `peak_memory` in bytes of
@@ -126,7 +124,7 @@ def _measured(pid: int) -> Benchmark:
 
 def command_exit(output: str) -> int | None:
     """The exit code of the user's command as Snakemake reports it, if it does."""
-    found = _EXIT_STATUS.findall(output)
+    found = re.findall(_EXIT_STATUS, output)
     if not found:
         return None
     code, name = found[-1]

@@ -23,11 +23,12 @@ T = TypeVar("T")
 # obstore asks again for credentials that expire within five minutes; one more keeps it from
 # asking at every request, and a refreshed file is seen after a minute at most.
 _REREAD = timedelta(minutes=6)
-_CODE = re.compile(r"<Code>([A-Za-z0-9.]+)</Code>")
-_REQUEST = re.compile(r"performing \w+ (https?://[^/ ]+)\S* in .*? - (.+)")
-_CERTIFICATE = re.compile(r"InvalidCertificate\(\s*(\w+)")
+# patterns; to compile them takes a pod longer than to do without, as most jobs do
+_CODE = r"<Code>([A-Za-z0-9.]+)</Code>"
+_REQUEST = r"performing \w+ (https?://[^/ ]+)\S* in .*? - (.+)"
+_CERTIFICATE = r"InvalidCertificate\(\s*(\w+)"
 # In the first line of an error: no answer, or one that may be another a moment later
-_AWAY = re.compile(r"HTTP error: |non-2xx status code: (?:429|50[0234]|5[1-9]\d)\b")
+_AWAY = r"HTTP error: |non-2xx status code: (?:429|50[0234]|5[1-9]\d)\b"
 _BAD_KEYS = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "ExpiredToken"}
 
 CredentialSource = Callable[[], "dict[str, Any]"]
@@ -229,7 +230,7 @@ def _explained(error: Exception, doing: str, bucket: str, key: str) -> TransferE
     from obstore.exceptions import PermissionDeniedError, UnauthenticatedError
 
     text = str(error)
-    code = found[1] if (found := _CODE.search(text)) else ""
+    code = found[1] if (found := re.search(_CODE, text)) else ""
     name = f"s3://{bucket}/{key}".rstrip("/")
     if code == "NoSuchBucket":
         return ObjectMissing(f"The bucket '{bucket}' does not exist; create it, or name another.")
@@ -246,7 +247,7 @@ def _explained(error: Exception, doing: str, bucket: str, key: str) -> TransferE
             "check the bucket's policy and the permissions of the credentials."
         )
     reason = f"the S3 server answers '{code}'" if code else _first_words(text)
-    away = _AWAY.search(text.split("\n", 1)[0]) and not _CERTIFICATE.search(text)
+    away = re.search(_AWAY, text.split("\n", 1)[0]) and not re.search(_CERTIFICATE, text)
     kind = StorageAway if away or code == "RequestTimeout" else TransferError
     return kind(f"Could not {doing} {name}: {reason}.")
 
@@ -254,11 +255,11 @@ def _explained(error: Exception, doing: str, bucket: str, key: str) -> TransferE
 def _first_words(text: str) -> str:
     """The readable part of an error of obstore, without the server's page and its details."""
     line = re.sub(r"\s+", " ", text.split("\n", 1)[0].split("<", 1)[0]).strip().rstrip(".:- ")
-    found = _REQUEST.search(line)
+    found = re.search(_REQUEST, line)
     if not found:
         return line
     server, reason = found.groups()
-    if bad := _CERTIFICATE.search(text):  # in the details below the line
+    if bad := re.search(_CERTIFICATE, text):  # in the details below the line
         return (
             f"the TLS certificate of {server} is not trusted ({bad[1]}); "
             "name the file of its authority in AWS_CA_BUNDLE"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
 from typing import Any
+
+from byok8s.worker.record import Record
 
 JOB_VARIABLE = "BYOK8S_JOB"
 S3_VARIABLE = "BYOK8S_S3"
@@ -25,8 +26,7 @@ TERMINATION_LIMIT = 4096  # bytes, for all containers of a pod; more is cut by t
 STAGING_FAILED = 113  # exit code: byok8s could not prepare or report the job
 
 
-@dataclass(frozen=True)
-class Bucket:
+class Bucket(Record):
     """Where the bucket is; never with credentials."""
 
     bucket: str
@@ -35,7 +35,7 @@ class Bucket:
     path_style: bool = True  # ENDPOINT/BUCKET/KEY; False: BUCKET.ENDPOINT/KEY
     storage_class: str = ""  # of what jobs store; '': the bucket's own
     md5_etags: bool = True  # False where ETags are no MD5, as under KMS
-    options: dict[str, Any] = field(default_factory=dict)  # obstore's: encryption, requester pays
+    options: dict[str, Any] = {}  # obstore's: encryption, requester pays
 
     def dumps(self) -> str:
         return json.dumps(vars(self))
@@ -45,8 +45,7 @@ class Bucket:
         return cls(**json.loads(text))
 
 
-@dataclass(frozen=True)
-class File:
+class File(Record):
     """An object, or a folder of them, and where the command finds or leaves it.
 
     The path is below the working directory.
@@ -61,8 +60,7 @@ class File:
     checksum: str = ""  # `ensure()`: ALGORITHM:HEX of the content
 
 
-@dataclass(frozen=True)
-class Command:
+class Command(Record):
     """A rule's command, formatted, for a job that needs no Snakemake in the pod."""
 
     text: str
@@ -85,8 +83,7 @@ class Command:
         return cls(**fields)
 
 
-@dataclass(frozen=True)
-class JobSpec:
+class JobSpec(Record):
     """One job: unpack the sources, run its command or Snakemake for it, keep the log."""
 
     sources_key: str
@@ -97,11 +94,11 @@ class JobSpec:
     result_key: str  # for results that exceed the termination message
     rule_logs: tuple[str, ...] = ()  # paths below workdir: the rule's `log:` files
     command: Command | None = None
-    globs: dict[str, Any] = field(default_factory=dict)  # workflow.globbing: found since the start
-    facts: dict[str, Any] = field(default_factory=dict)  # storage.inventory: known objects
+    globs: dict[str, Any] = {}  # workflow.globbing: found since the start
+    facts: dict[str, Any] = {}  # storage.inventory: known objects
 
     def dumps(self) -> str:
-        return json.dumps(vars(self), default=vars)  # asdict would copy it all
+        return json.dumps(vars(self), default=vars)
 
     @classmethod
     def loads(cls, text: str) -> JobSpec:
@@ -115,8 +112,7 @@ class JobSpec:
         return cls(**fields)
 
 
-@dataclass
-class Result:
+class Result(Record, frozen=False):
     """How a job went."""
 
     exit_code: int
@@ -134,11 +130,11 @@ class Result:
     storage_away: bool = False  # `error` is that the store did not answer: not the job's doing
     tail: str = ""  # last lines of the rule's log or of the output
     # key, size in bytes, mtime in epoch seconds, etag of each object that was stored
-    stored: list[tuple[str, int, float, str]] = field(default_factory=list)
+    stored: list[tuple[str, int, float, str]] = []
 
     def dumps(self) -> str:
         """As short as it goes: a pod's termination message takes 4096 bytes."""
-        return json.dumps(asdict(self), ensure_ascii=False, separators=(",", ":"))
+        return json.dumps(vars(self), ensure_ascii=False, separators=(",", ":"))
 
     @classmethod
     def loads(cls, text: str) -> Result:
@@ -149,8 +145,7 @@ class Result:
         return cls(**{**fields, "stored": [tuple(row) for row in fields.get("stored", ())]})
 
 
-@dataclass(frozen=True)
-class BundleJob:
+class BundleJob(Record):
     """A job of a bundle. `seconds`: its time limit; `name` marks its lines in the pod's log.
 
     `fingerprint` and `note` are for a later leader to read, should this one die.
@@ -168,8 +163,7 @@ class BundleJob:
         return cls(**{**fields, "spec": JobSpec.of(fields["spec"])})
 
 
-@dataclass(frozen=True)
-class BundleSpec:
+class BundleSpec(Record):
     """A pod that runs short jobs one after the other, and takes more while it lives.
 
     What the leader sends later is at the keys `mail` + "1", "2" … `slots` jobs run at a time,
@@ -186,7 +180,7 @@ class BundleSpec:
     patience: float = 2.0
 
     def dumps(self) -> str:
-        return json.dumps(asdict(self))
+        return json.dumps(vars(self), default=vars)
 
     @classmethod
     def loads(cls, text: str) -> BundleSpec:

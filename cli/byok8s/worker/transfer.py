@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -141,6 +138,8 @@ class Transfers:
 
         Copying an object onto itself is refused where nothing else changes.
         """
+        import tempfile
+
         with tempfile.TemporaryDirectory(prefix="byok8s-") as folder:
             path = Path(folder, "object")
             self.get_file(key, path)
@@ -213,6 +212,8 @@ def in_parallel(work: Callable[[T], R], items: Iterable[T], workers: int = _FILE
     items = list(items)
     if len(items) < 2 or workers == 1:
         return [work(item) for item in items]
+    from concurrent.futures import ThreadPoolExecutor  # imports logging, for nothing with one file
+
     with ThreadPoolExecutor(min(workers, len(items)), "s3") as pool:
         futures = [pool.submit(work, item) for item in items]
         try:
@@ -262,4 +263,4 @@ def _parts(path: Path, part: int, size: int) -> Iterator[bytes]:
 
 def _beside(path: Path) -> Path:
     """A temporary name in the same folder; the original may already be as long as names can be."""
-    return path.with_name(f".byok8s-{secrets.token_hex(8)}")
+    return path.with_name(f".byok8s-{os.urandom(8).hex()}")

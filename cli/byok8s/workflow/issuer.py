@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from byok8s.worker.spec import BUNDLE_VARIABLE, JOB_VARIABLE, BundleSpec
@@ -67,7 +67,7 @@ class Issuer:
 
     def send(self, pod: BundlePod, tasks: Sequence[Task]) -> None:
         """Give a bundle more tasks; raises StorageError."""
-        text = json.dumps([asdict(task.in_bundle()) for task in tasks])
+        text = json.dumps([task.in_bundle() for task in tasks], default=vars)
         self._session.objects.put_bytes(f"{pod.mail}{pod.mails}", text.encode())
 
     def mail(self, id: str) -> str:

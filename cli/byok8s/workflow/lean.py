@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import replace
 from string import Formatter
 from typing import Any
 
@@ -172,7 +171,7 @@ def _files(files: Iterable[Any], allowed: frozenset[str], lead: Lead) -> list[Fi
 def _promised(job: Any, files: list[File]) -> list[File]:
     """The outputs with what `ensure()` says of them."""
     return [
-        replace(file, **_promise(job, output.flags["ensure"])) if "ensure" in output.flags else file
+        file.changed(**_promise(job, output.flags["ensure"])) if "ensure" in output.flags else file
         for file, output in zip(files, job.output, strict=True)
     ]
 
@@ -195,7 +194,7 @@ def _found(file: File, lead: Lead) -> File:
     entry = lead.inventory().find(file.key)
     if entry is None:
         raise NeedsSnakemake(f"has an input that is not in the bucket, {file.key}")
-    return replace(file, folder=entry.names is not None, names=entry.names or ())
+    return file.changed(folder=entry.names is not None, names=entry.names or ())
 
 
 def _check_fields(job: Any) -> None:

@@ -4,7 +4,7 @@ No `from __future__ import annotations` here: Snakemake reads the types of the f
 """
 
 import os
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Optional
 
 from snakemake_interface_storage_plugins.settings import StorageProviderSettingsBase
@@ -71,7 +71,7 @@ class StorageProviderSettings(StorageProviderSettingsBase):
         if s3 and self == StorageProviderSettings():
             where = Bucket.loads(s3)
             if bucket != where.bucket:
-                where = replace(where, bucket=bucket, md5_etags=True)
+                where = where.changed(bucket=bucket, md5_etags=True)
             return Objects(open_bucket(where), where.storage_class, md5_etags=where.md5_etags)
         options = S3Options(
             sse=self.sse,
