@@ -249,7 +249,7 @@ def test_resources_are_what_snakemake_computes(
             ours = shortcuts._expand_resources_once(rule, wildcards, input, attempt, skip)
             pairs.append((list(ours.items()), list(theirs.items())))
         if rule.name == "one":
-            assert bool(rule.byok8s_resources) == kept
+            assert ("byok8s_resources" in vars(rule)) == kept
         return theirs
 
     expand = shortcuts._expand_resources

@@ -21,6 +21,7 @@ from snakemake_interface_common.io import AnnotatedStringInterface
 from byok8s.workflow.lead import knows
 
 _is_local = Job.is_local.fget
+_scheduler_resources = Job._get_scheduler_resources
 _expand_resources = Rule.expand_resources
 
 
@@ -38,6 +39,7 @@ def take_shortcuts() -> None:
             if vars(module).get(name) is old:
                 setattr(module, name, new)
     Job.is_local = property(_is_local_once)
+    Job._get_scheduler_resources = _scheduler_resources_once
     Rule.expand_resources = _expand_resources_once
 
 
@@ -94,14 +96,41 @@ def _expand_resources_once(
     skip_evaluation: Collection[str] | None = None,
 ) -> Any:
     """A job's resources; for a rule that has none to compute, read once and copied for each job."""
-    skipped = tuple(sorted(skip_evaluation or ()))
+    skipped = frozenset(skip_evaluation or ())
+    if not _computes_nothing(rule, skipped):
+        return _expand_resources(rule, wildcards, input, attempt, skip_evaluation)
     known = rule.__dict__.setdefault("byok8s_resources", {})
     if skipped not in known:
-        computed = (r for r in rule.resources.values() if r.is_evaluable())
-        if not {r.name for r in computed} <= {*skipped}:
-            return _expand_resources(rule, wildcards, input, attempt, skip_evaluation)
         known[skipped] = dict(_expand_resources(rule, wildcards, input, attempt, skipped).items())
     return ResourceList(fromdict=known[skipped])
+
+
+def _computes_nothing(rule: Any, skipped: frozenset[str]) -> bool:
+    """Whether a rule's resources, but for those, are the same for all of its jobs."""
+    kept = rule.__dict__.setdefault("byok8s_computes_nothing", {})
+    if skipped not in kept:
+        kept[skipped] = all(
+            name in skipped or not resource.is_evaluable()
+            for name, resource in rule.resources.items()
+        )
+    known: bool = kept[skipped]
+    return known
+
+
+def _scheduler_resources_once(job: Any) -> Any:
+    """What the scheduler counts for a job; the same dictionary for all of a rule that may share it.
+
+    So the resources of a job are not read before it starts.
+    """
+    if job._scheduler_resources is None:
+        own = job._aux_resources or not _computes_nothing(job.rule, frozenset({"tmpdir"}))
+        if own or job.dag.workflow.local_exec or job.is_local:
+            return _scheduler_resources(job)
+        kept = job.rule.__dict__
+        if "byok8s_scheduler_resources" not in kept:
+            kept["byok8s_scheduler_resources"] = _scheduler_resources(job)
+        job._scheduler_resources = kept["byok8s_scheduler_resources"]
+    return job._scheduler_resources
 
 
 async def _wait_for_files(files: Iterable[Any], *arguments: Any, **options: Any) -> None:
