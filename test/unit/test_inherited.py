@@ -185,9 +185,7 @@ def test_what_a_bundle_does_is_claimed_once() -> None:
         pytest.param(Left("pod", "same", result=GOOD), "same", True, True, id="done"),
         pytest.param(Left("pod", "same", result=GOOD), "same", False, False, id="removed since"),
         pytest.param(Left("pod", "same", result=GOOD), "other", True, False, id="other work"),
-        pytest.param(
-            Left("pod", "same", result=vars(Result(1))), "same", True, False, id="failed"
-        ),
+        pytest.param(Left("pod", "same", result=vars(Result(1))), "same", True, False, id="failed"),
     ],
 )
 def test_what_a_bundle_has_done_serves_while_it_is_there(

@@ -167,7 +167,9 @@ def test_the_report_tells_of_every_job(bucket: MemoryBucket, tmp_path: Path) -> 
     assert {Result.loads(json.dumps(told[str(n)])).exit_code for n in range(30)} == {0}
 
 
-def test_a_signal_ends_the_command_and_the_bundle(bucket: MemoryBucket, tmp_path: Path) -> None:
+def test_a_signal_ends_the_command_and_the_bundle_and_is_not_the_jobs_failure(
+    bucket: MemoryBucket, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
     jobs = [job(bucket, id, f"sleep 60; touch out/{id}") for id in "ab"]
     spec = BundleSpec("mail/", "report", tuple(jobs))
     bundle = worker.Bundle(Transfers(bucket), spec, tmp_path / "work")  # type: ignore[arg-type]
@@ -176,6 +178,9 @@ def test_a_signal_ends_the_command_and_the_bundle(bucket: MemoryBucket, tmp_path
     assert bundle.run() == 143
     assert time.monotonic() - began < 5
     assert not {"out/a", "out/b"} & set(bucket.content())
+    while bundle._active and time.monotonic() - began < 5:  # the jobs' threads come to an end
+        time.sleep(0.01)
+    assert ends(capfdbinary.readouterr().out) == {}
 
 
 def test_a_store_that_fails_is_told_of_by_the_job(

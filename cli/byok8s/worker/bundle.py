@@ -55,7 +55,7 @@ def run_bundle(transfers: Transfers, text: str) -> int:
 
 
 class Handed(Exception):
-    """The job went back to the leader before its command began."""
+    """The job went back to the leader: before its command began, or as its pod was ended."""
 
 
 class Active:
@@ -253,6 +253,8 @@ class Bundle:
                 active.began, active.process = None, None
                 active.handed_back = True  # no longer one that waits
                 self._changed.notify_all()
+        if self._stopped and ran.exit_code:  # by our signal, as far as anybody can tell
+            raise Handed
         active.late = ran.late
         return ran
 
