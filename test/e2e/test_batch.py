@@ -472,24 +472,30 @@ print(json.dumps({
 """
 
 
-def test_case_17_a_token_that_expires_in_the_middle(lab: Lab, proxy: ApiProxy, tmp_path: Path):
-    plugin = tmp_path / "plugin.py"
+@pytest.mark.parametrize("kind", ["plugin", "file"])
+def test_case_17_a_token_that_expires_in_the_middle(
+    lab: Lab, proxy: ApiProxy, tmp_path: Path, kind: str
+):
+    """By a plugin, or in a file that somebody replaces, as for a ServiceAccount."""
+    plugin, token = tmp_path / "plugin.py", tmp_path / "token"
     plugin.write_text(PLUGIN)
-    (tmp_path / "token").write_text("first")
+    token.write_text("first")
     version = "client.authentication.k8s.io/v1"
-    user = {"exec": {"apiVersion": version, "command": sys.executable, "args": [str(plugin)]}}
+    login = {"apiVersion": version, "command": sys.executable, "args": [str(plugin)]}
+    user = {"exec": login} if kind == "plugin" else {"tokenFile": str(token)}
     settings = kubeconfig(tmp_path / "config", proxy.url, user)
     proxy.token = "first"
     batch = lab.start(KubeClient.load(replace(settings, namespace=lab.client.namespace)))
     batch.issue(lab.request("before", "sleep 3"))
     assert list(started(batch, 1)) == ["before"]
-    (tmp_path / "token").write_text("second")
+    token.write_text("second")
     proxy.token = "second"  # the first one has expired
     assert proxy.cut_watches() == 1
     for i in range(6):  # several threads meet the 401 at once
         batch.issue(lab.request(f"after-{i}"))
     assert [end(batch, within=90).state for _ in range(7)] == ["succeeded"] * 7
-    assert (tmp_path / "asked").read_text() == "xx"
+    if kind == "plugin":
+        assert (tmp_path / "asked").read_text() == "xx"
     batch.shutdown()  # while the proxy is there
     assert lab.names() == []
 

@@ -213,7 +213,7 @@ def test_options_a_template_and_resources_reach_the_pod(
 
 
 def test_what_the_cluster_or_a_rule_cannot_have_is_told_before_anything_is_submitted(
-    project: Project,
+    project: Project, cluster: ClusterInfo
 ) -> None:
     rule = 'rule a:\n    output: "a.txt"\n    resources: {}\n    shell: "touch {{output}}"\n'
     project.write({"Snakefile": rule.format('spot="maybe"'), "t.yaml": "hostnam: x\n"})
@@ -229,5 +229,9 @@ def test_what_the_cluster_or_a_rule_cannot_have_is_told_before_anything_is_submi
     assert "the pods of rule 'a': forbidden: no PriorityClass with name absent" in unknown.err
     project.write({"Snakefile": rule.format("mem_mb=5_000_000")})
     large = project.run()
-    assert large.code == 1
-    assert "No node is large enough for the pod: it asks for 5000000 MB" in large.out
+    assert large.code == 3, "also where other rules could run first"
+    said = "No node is large enough for the pod: it asks for 5000000 MB"
+    assert f"Rule 'a' can never run. {said}" in large.err
+    assert objects_left(cluster) == []
+    going_on = project.run("--keep-going")
+    assert going_on.code == 1 and said in going_on.out

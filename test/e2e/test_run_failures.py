@@ -220,6 +220,37 @@ def test_a_signal_stops_the_run_within_ten_seconds_and_leaves_nothing(
     assert project.user_keys() == []
 
 
+def test_a_second_signal_ends_at_once_and_names_what_remains_and_its_removal(
+    project: Project, cluster: Any
+) -> None:
+    process = start_long_run(project)
+    wait_for_running_pod(cluster)
+    process.send_signal(signal.SIGINT)
+    assert process.stderr is not None
+    said = ""
+    while "press Ctrl-C again" not in said:
+        line = process.stderr.readline()
+        assert line, said
+        said += line
+    began = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert time.monotonic() - began < 1.5
+    assert process.returncode == 130 and "Traceback" not in said + out + err
+    found = re.search(
+        r"Stopped at once\. (.+) may be left in the cluster; remove them with: "
+        rf"byok8s (clean \S+ --context={cluster.context} --k8s-namespace=\S+)\n",
+        err,
+    )
+    assert found, err
+    assert found[1].startswith(("Its pods, Secret", "1 running and 0 waiting pods, with their"))
+    deadline = time.monotonic() + 15
+    while objects_left(cluster) and time.monotonic() < deadline:
+        # the command that was printed; what the first signal began may have removed all
+        project.byok8s(*found[2].split())
+    assert objects_left(cluster) == []
+
+
 def test_a_second_run_in_the_same_folder_is_refused(project: Project, cluster: Any) -> None:
     process = start_long_run(project)
     wait_for_running_pod(cluster)

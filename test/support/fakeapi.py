@@ -4,6 +4,7 @@ show without a network."""
 from __future__ import annotations
 
 import json
+import ssl
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -54,12 +55,17 @@ def refusal(status: int, reason: str, message: str, **headers: str) -> Says:
 
 
 @contextmanager
-def serve() -> Iterator[Api]:
+def serve(certificate: Path | None = None) -> Iterator[Api]:
+    """With a certificate and its key in one PEM file, by TLS."""
     api = Api()
     server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(api))
+    if certificate:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
     server.daemon_threads = True
     server.block_on_close = False
-    api.url = f"http://127.0.0.1:{server.server_port}"
+    api.url = f"http{'s' * bool(certificate)}://127.0.0.1:{server.server_port}"
     Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     yield api
     server.shutdown()

@@ -429,7 +429,7 @@ def test_what_no_node_has_room_for_goes_to_a_pod_that_has_time() -> None:
     until(lambda: len(run.bundles()) == 2)
     first, second = run.bundles()
     run.place(first)
-    run.update(second, "waiting", cause="unschedulable", message="No room.")
+    run.update(second, "waiting", cause="unschedulable", message="No room.", for_room=True)
     run.finish(first, "".join(run.jobs_of(first)))
     until(lambda: run.batch.deleted == [second.id])
     run.update(second, "failed", cause="deleted", disruption=True)
@@ -446,7 +446,7 @@ def test_a_pod_that_has_nothing_to_do_makes_room_for_one_that_finds_none() -> No
     run.submit("b", rule="script")
     until(lambda: len(run.batch.issued) == 2)
     single = run.batch.issued[1]
-    run.update(single, "waiting", cause="unschedulable")
+    run.update(single, "waiting", cause="unschedulable", for_room=True)
     until(lambda: run.waiting)
     time.sleep(0.5)
     assert not run.batch.deleted, "it has a job"

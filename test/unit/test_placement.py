@@ -8,13 +8,18 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from byok8s.batch import KubeClient
+from byok8s.batch import BatchSystem, KubeClient, RunIdentity
 from byok8s.batch.placement import Placement, Spot, Toleration, Volume
 from byok8s.batch.rehearsal import rehearse, sample_pod
 from byok8s.exceptions import ClusterError, SettingsError
 from byok8s.run.placement import read_placement
 from byok8s.settings import PlacementSettings
-from byok8s.workflow.resources import check_rules, placement_of, rehearse_rules
+from byok8s.workflow.resources import (
+    check_rules,
+    placement_of,
+    refuse_what_never_fits,
+    rehearse_rules,
+)
 from snakemake.common.tbdstring import TBDString
 from snakemake.resources import Resources
 from support.fakeapi import Api, Asked, Says, kubeconfig, refusal, serve
@@ -275,3 +280,44 @@ def test_what_rules_with_jobs_say_is_rehearsed_once_each(api: Api, client: KubeC
     with pytest.raises(ClusterError, match=words):
         rehearse_rules(workflow, client, Placement(), "image")
     assert len(api.asked) == 2
+
+
+@pytest.mark.parametrize("keep_going", [False, True])
+def test_case_4_rules_that_are_too_large_are_refused_before_the_first_pod(
+    api: Api, client: KubeClient, keep_going: bool
+) -> None:
+    def rule(name: str, **resources: Any) -> Any:
+        return SimpleNamespace(name=name, resources=Resources.from_mapping(resources))
+
+    rules = [
+        rule("small", _cores=2, mem_mb=500),
+        rule("wide", _cores=64),
+        rule("high", mem_mb=5_000_000, _cores=1),
+        rule("here", _cores=64),
+        rule("later", _cores=lambda wildcards: 64, mem_mb=lambda wildcards: 10**9),
+        rule("gpu", gpu=1),
+    ]
+    workflow = SimpleNamespace(
+        dag=SimpleNamespace(needrun_jobs=lambda: [SimpleNamespace(rule=each) for each in rules]),
+        is_local=lambda rule: rule.name == "here",
+        execution_settings=SimpleNamespace(keep_going=keep_going),
+    )
+
+    def answer(asked: Asked) -> Says:
+        if asked.path.endswith("/cluster-autoscaler-status"):
+            return refusal(404, "NotFound", "there is none")
+        size = {"cpu": "2", "memory": "8Gi"}
+        return Says({"items": [{"spec": {}, "status": {"allocatable": size}}], "groups": []})
+
+    api.answer = answer
+    batch = BatchSystem(client, RunIdentity("run", "ada"))
+    if keep_going:  # those jobs fail when their turn comes, and the others run
+        refuse_what_never_fits(workflow, batch, Placement())
+        return
+    with pytest.raises(ClusterError) as caught:
+        refuse_what_never_fits(workflow, batch, Placement())
+    lines = str(caught.value).splitlines()
+    assert [line.partition("asks for ")[0] for line in lines] == [
+        f"Rule '{name}' can never run. No node is large enough for the pod: it "
+        for name in ("wide", "high", "gpu")
+    ]

@@ -148,6 +148,7 @@ def test_the_batch_system_creates_pods_as_fast_as_told(
 
     monkeypatch.setattr("byok8s.batch.BatchSystem", Recorder)
     monkeypatch.setattr(module, "rehearse_rules", lambda *_: None)
+    monkeypatch.setattr(module, "refuse_what_never_fits", lambda *_: None)
     monkeypatch.setattr(Session, "_upload_sources", lambda *_: None)
     session = make(lambda: "keys", Listener())
     session.lease.run = None  # type: ignore[misc]

@@ -207,7 +207,7 @@ class Dispatcher:
     def _on_single(self, task: Task, update: Update) -> None:
         if update.attempt != self._sharing.attempts[task.id]:
             return
-        task.stuck = update.state == "waiting" and update.cause == "unschedulable"
+        task.stuck = update.state == "waiting" and update.for_room
         if update.state == "running":
             self._on_started(task)
         elif update.state == "waiting":

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from byok8s.batch.placement import Placement
 from byok8s.batch.placement_text import NAMES, override
+from byok8s.exceptions import ClusterError
+from byok8s.workflow.shares import CPU_PER_THREAD
 
 if TYPE_CHECKING:
-    from byok8s.batch import KubeClient
+    from byok8s.batch import BatchSystem, KubeClient, PodRequest
 
 
 def placement_of(job: Any, defaults: Placement) -> Placement:
@@ -42,6 +44,48 @@ def rehearse_rules(workflow: Any, client: KubeClient, defaults: Placement, image
         if placement not in seen and not workflow.is_local(rule):
             rehearse(client, placement, image, f"rule '{name}'")
         seen.add(placement)
+
+
+def refuse_what_never_fits(workflow: Any, batch: BatchSystem, defaults: Placement) -> None:
+    """Before the first pod, find the rules with jobs to run that are too large for every node.
+
+    What functions say is not known yet; such a job fails when its turn comes. With --keep-going
+    all do, for the sake of the others. Raises ClusterError with a line for each rule.
+    """
+    from byok8s.batch import NeverFits
+
+    if workflow.execution_settings.keep_going:
+        return
+    problems = []
+    for rule in {job.rule.name: job.rule for job in workflow.dag.needrun_jobs()}.values():
+        if workflow.is_local(rule):
+            continue
+        try:
+            batch.check(_least(rule, defaults))
+        except NeverFits as error:
+            problems.append(f"Rule '{rule.name}' can never run. {error}")
+    if problems:
+        raise ClusterError("\n".join(problems))
+
+
+def _least(rule: Any, defaults: Placement) -> PodRequest:
+    """What a rule's jobs ask for in any case."""
+    from byok8s.batch import PodRequest
+
+    def told(name: str) -> int | None:
+        found = rule.resources.get(name)
+        known = found is not None and not found.is_evaluable() and isinstance(found.value, int)
+        return int(found.value) if known else None
+
+    return PodRequest(
+        rule.name,
+        image="",
+        command=(),
+        cpu=CPU_PER_THREAD * max(1, told("_cores") or 1),
+        memory_mb=told("mem_mb"),
+        disk_mb=told("disk_mb"),
+        placement=_known(rule, defaults),
+    )
 
 
 def _known(rule: Any, defaults: Placement) -> Placement:

@@ -33,7 +33,7 @@ from byok8s.workflow.durations import Durations
 from byok8s.workflow.events import Listener
 from byok8s.workflow.inherited import Stock, take_stock, text_of
 from byok8s.workflow.lead import knows, split_query
-from byok8s.workflow.resources import rehearse_rules
+from byok8s.workflow.resources import refuse_what_never_fits, rehearse_rules
 
 if TYPE_CHECKING:
     from byok8s.batch import BatchSystem, KubeClient, Lease, Limits, RunIdentity
@@ -146,6 +146,7 @@ class Session:
         with ThreadPoolExecutor(1, "byok8s-sources") as pool:
             uploaded = pool.submit(self._upload_sources, workflow)
             self.batch.start(adopting=self.stock.bundles)
+            refuse_what_never_fits(workflow, self.batch, self.placement)
             uploaded.result()
         threading.Thread(
             target=self._refresh_credentials, args=(files,), name="byok8s-keys", daemon=True

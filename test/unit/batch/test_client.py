@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import socket
+import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
 
 import pytest
-from byok8s.batch import ApiError, KubeClient
+from byok8s.batch import ApiError, KubeClient, access
+from byok8s.batch.official import official
 from byok8s.batch.permissions import Action, forbidden
 from byok8s.exceptions import ClusterError
-from support.fakeapi import Api, Says, kubeconfig, refusal
+from byok8s.settings import KubeSettings
+from support.fakeapi import Api, Asked, Says, kubeconfig, refusal, serve
 
 PODS = "/api/v1/namespaces/lab/pods"
 
@@ -90,6 +93,44 @@ def test_an_expired_token_is_renewed_once(api: Api, tmp_path: Path):
     with pytest.raises(ClusterError, match="does not accept the credentials of context 'test'"):
         client.version()
     assert len(api.asked) == 4
+
+
+def test_a_pods_token_is_read_again_when_it_was_rotated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """What a leader in a pod has of its ServiceAccount, which the kubelet replaces."""
+    pem, authority, token = (tmp_path / name for name in ("server.pem", "ca.crt", "token"))
+    subprocess.run(
+        f"openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=test -days 1 -keyout {pem} "
+        f"-out {authority} -addext subjectAltName=IP:127.0.0.1 && cat {authority} >> {pem}",
+        shell=True,
+        check=True,
+        capture_output=True,
+    )
+    token.write_text("first")
+    (tmp_path / "namespace").write_text("lab\n")
+    monkeypatch.setattr(access, "SERVICE_ACCOUNT", tmp_path)
+    names = official().load_incluster_config.__globals__
+    monkeypatch.setitem(names, "SERVICE_TOKEN_FILENAME", str(token))
+    monkeypatch.setitem(names, "SERVICE_CERT_FILENAME", str(authority))
+    with serve(pem) as api:
+        host, _, port = api.url.removeprefix("https://").partition(":")
+        monkeypatch.setenv("KUBERNETES_SERVICE_HOST", host)
+        monkeypatch.setenv("KUBERNETES_SERVICE_PORT", port)
+
+        def answer(asked: Asked) -> Says:
+            good = asked.authorization == f"bearer {token.read_text()}"
+            return Says({"ok": True}) if good else refusal(401, "Unauthorized", "Unauthorized")
+
+        api.answer = answer
+        client = KubeClient.load(KubeSettings())
+        assert (client.context, client.namespace) == ("in-cluster", "lab")
+        assert client.get(PODS) == {"ok": True}
+        token.write_text("second")
+        assert client.get(PODS) == {"ok": True}
+        assert [asked.authorization for asked in api.asked] == [
+            "bearer first", "bearer first", "bearer second",
+        ]  # fmt: skip
 
 
 def test_a_credential_plugin_that_fails_is_named(api: Api, tmp_path: Path):
