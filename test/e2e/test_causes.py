@@ -8,14 +8,13 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from byok8s.batch import (
-    ApiError,
     BatchSystem,
     Budget,
     Cause,
@@ -34,6 +33,7 @@ from byok8s.batch.nodes import quantity
 from byok8s.batch.placement import Volume
 from byok8s.cluster import ClusterInfo
 from byok8s.settings import KubeSettings
+from support.nodes import node_without_kubelet, put_on
 from support.webhook import webhook
 
 Change = Callable[[dict[str, Any]], None]
@@ -181,29 +181,6 @@ def tainted(client: KubeClient, path: str) -> Iterator[None]:
 def is_available(deployment: dict[str, Any]) -> bool:
     status = deployment["status"]
     return bool(status.get("availableReplicas", 0) == deployment["spec"]["replicas"])
-
-
-@contextmanager
-def node_without_kubelet(client: KubeClient, name: str) -> Iterator[None]:
-    """A Node that nobody reports for, and on which nothing else is put."""
-    body = {"metadata": {"name": name}, "spec": {"unschedulable": True}}
-    client.create("/api/v1/nodes", body)
-    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    ready = {"type": "Ready", "status": "True", "reason": "Test", "lastHeartbeatTime": now}
-    client.patch(f"/api/v1/nodes/{name}/status", {"status": {"conditions": [ready]}})
-    try:
-        yield
-    finally:
-        with suppress(ApiError):
-            client.delete(f"/api/v1/nodes/{name}")
-
-
-def put_on(name: str, pod: dict[str, Any], **unreachable: int) -> None:
-    """Past the scheduler, onto the node; `unreachable` says how long it stays there then."""
-    pod["spec"]["nodeName"] = name
-    kinds = ("node.kubernetes.io/unreachable", "node.kubernetes.io/not-ready")
-    tolerated = {"operator": "Exists", "effect": "NoExecute", **unreachable}
-    pod["spec"]["tolerations"] = [{"key": key, **tolerated} for key in kinds]
 
 
 def test_case_14_a_node_that_is_deleted_costs_no_retry(

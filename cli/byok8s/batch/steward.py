@@ -27,6 +27,7 @@ SUCCEEDED_STAY_SECONDS = 8.0
 FAILED_STAY_SECONDS = 60.0  # a failed pod's log can be read for as long
 SLOW_SECONDS = 10.0  # a container that takes longer to start is looked into
 LOOK_AGAIN_SECONDS = 30.0
+SIZE_UP_SECONDS = 5.0  # thousands may wait for room
 _log = logging.getLogger(__name__)
 
 
@@ -133,6 +134,8 @@ class Steward:
 
     def _size_up(self) -> None:
         """Say of unschedulable jobs whether any node could ever have them."""
+        if not self._is_due("sizes", SIZE_UP_SECONDS):
+            return
         of_nodes = ("unschedulable", "no_node")
         jobs = [j for j in self._book.waiting() if j.wait and j.wait.limit in of_nodes]
         for job in jobs:

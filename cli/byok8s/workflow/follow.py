@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import random
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -84,7 +84,7 @@ class Follower:
 
     def _open(self, pod: str) -> Any:
         """A bundle's log; None when it cannot be read, which is told, or the run has ended."""
-        from byok8s.batch import ApiError
+        from byok8s.batch.client import LONGEST_RETRY_AFTER, ApiError
 
         refusals = 0
         with self._knocks():
@@ -100,7 +100,8 @@ class Follower:
                     if error.status in (401, 403) or refusals > _REFUSALS:
                         self._tell(Deaf(pod))
                         return None
-                    time.sleep(min(5.0, 0.1 * 2**refusals))
+                    pause = random.uniform(0.5, 1.0) * min(5.0, 0.1 * 2**refusals)  # noqa: S311
+                    self._stop.wait(pause + min(error.retry_after or 0.0, LONGEST_RETRY_AFTER))
         return None
 
     @contextmanager

@@ -278,6 +278,19 @@ def test_a_plainer_error_shortens_the_wait(book: Book):
     assert job.wait.limit == "image_absent"
 
 
+def test_case_11_a_slow_pull_is_no_failure():
+    """While a node pulls, the container is being created, and nothing is known to be wrong."""
+    book = Book("run", Limits(image=0.0, image_absent=0.0, config=0.0, volume=0.0, too_large=0.0))
+    job = book.add(REQUEST)
+    assert job
+    waiting = {"waiting": {"reason": "ContainerCreating"}}
+    status = {"phase": "Pending", "containerStatuses": [{"name": "job", "state": waiting}]}
+    pod = {"metadata": {"name": job.pod}, "spec": {"nodeName": "n"}, "status": status}
+    book.on_event("MODIFIED", pod)
+    assert job.wait is None and job.placed is not None
+    assert book.expire() == [] and news(book) == []
+
+
 def test_a_deleted_pod_whose_node_never_confirms_is_lost():
     book = Book("run", Limits(terminating=0.1))
     job = book.add(REQUEST)
