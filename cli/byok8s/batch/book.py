@@ -32,6 +32,7 @@ class Job:
     acknowledged: float | None = None  # when the API had the pod for certain
     killed: bool = False
     ended: bool = False
+    expired: bool = False  # it was ended because it waited for too long
     running: bool = False
     started: float | None = None  # epoch seconds
     node: str | None = None
@@ -138,7 +139,8 @@ class Book:
     def fail(self, job: Job, cause: Cause, message: str) -> None:
         """End a job whose pod did not end by itself."""
         with self.changed:
-            self._finish(job, End(cause, message))
+            if not job.ended:
+                self._finish(job, End(cause, message))
 
     def await_something(self, job: Job, wait: Wait | None) -> None:
         """Say what a job waits for, when that is news."""
@@ -370,6 +372,7 @@ class Book:
                 if job.wait:
                     lost = job.wait.cause == Cause.NODE_LOST
                     end = End(job.wait.cause, job.wait.message, disruption=lost)
+                    job.expired = True
                     self._finish(job, job.wait.end or end)
         return found
 

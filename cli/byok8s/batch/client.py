@@ -6,6 +6,7 @@ they cost 1.5 ms of CPU per pod where `json.loads` takes 0.06 ms.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import threading
@@ -245,8 +246,6 @@ class Stream:
 
     def cancel(self) -> None:
         """Make the iteration end, from any thread."""
-        import contextlib
-
         with contextlib.suppress(Exception):  # it may just have ended by itself
             self._response.shutdown()
 
@@ -337,13 +336,23 @@ def _refusal(response: Any) -> ApiError:
     except (ValueError, KeyError, TypeError):
         message, reason, details = data.decode(errors="replace").strip()[:500], "", {}
     after = response.headers.get("Retry-After") or details.get("retryAfterSeconds")
-    try:
-        retry_after = float(after) if after is not None else None
-    except ValueError:
-        retry_after = None
     return ApiError(
-        response.status, reason, message or f"The API answered {response.status}", retry_after
+        response.status,
+        reason,
+        message or f"The API answered {response.status}",
+        None if after is None else _seconds(str(after)),
     )
+
+
+def _seconds(after: str) -> float | None:
+    """Of Retry-After: a number, or a date, as gateways may say it; None: it is neither."""
+    from email.utils import parsedate_to_datetime
+
+    with contextlib.suppress(ValueError):
+        return float(after)
+    with contextlib.suppress(ValueError):
+        return max(0.0, parsedate_to_datetime(after).timestamp() - time.time())
+    return None
 
 
 def _broken(error: Exception, server: str, context: str) -> ApiError:

@@ -159,7 +159,7 @@ class Creators:
 
     def _made(self, job: Job) -> None:
         self._book.acknowledge(job)
-        if job.killed:  # while it was being made
+        if job.killed or job.expired:  # while it was being made
             self.delete(job)
         self.unpark()
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from email.utils import formatdate
 from pathlib import Path
 
 import pytest
@@ -33,11 +34,14 @@ def test_a_cut_connection_is_retried(api: Api, client: KubeClient):
     assert [a.body for a in api.asked] == [{"a": 1}] * 3
 
 
-def test_retry_after_is_obeyed(api: Api, client: KubeClient):
-    api.in_turn(refusal(429, "TooManyRequests", "slow down", Retry_After="1"), Says())
+@pytest.mark.parametrize("kind", ["seconds", "date", "nonsense"])
+def test_retry_after_is_obeyed(api: Api, client: KubeClient, kind: str):
+    told = {"seconds": "1", "date": formatdate(time.time() + 2, usegmt=True), "nonsense": "soon"}
+    api.in_turn(refusal(429, "TooManyRequests", "slow down", Retry_After=told[kind]), Says())
     began = time.monotonic()
     client.get(PODS)
-    assert 1.0 <= time.monotonic() - began < 2.0
+    least = 0.0 if kind == "nonsense" else 0.9  # a date is of whole seconds
+    assert least <= time.monotonic() - began < least + 2.0
 
 
 @pytest.mark.parametrize("status", [400, 403, 404, 409, 422])

@@ -172,6 +172,30 @@ def test_a_server_that_fails_for_longer_than_the_limit_fails_the_job(
     creators.stop(1)
 
 
+def test_a_pod_that_is_made_after_its_job_was_given_up_is_deleted(
+    api: Api, client: KubeClient, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(create, "PATIENCE_SECONDS", 0.0)
+    book = Book("run", Limits(api=60.0))
+    creators = Creators(client, book, lambda _: {}, bucket=TokenBucket(0, 1), threads=1, max_pods=9)
+
+    def answer(asked: Asked) -> Says:
+        if asked.method == "POST" and len(api.asked) == 1:
+            return refusal(503, "Unavailable", "the server is overloaded")
+        if asked.method == "POST":
+            book._limits = Limits(api=0.0)
+            assert book.expire()
+        return Says()
+
+    api.answer = answer
+    creators.start()
+    issue(book, creators, "job")
+    until(lambda: [asked.method for asked in api.asked] == ["POST", "POST", "DELETE"])
+    assert [next_news(book).state, next_news(book).state] == ["waiting", "failed"]
+    assert book.updates.empty()
+    creators.stop(1)
+
+
 def test_a_killed_job_that_was_not_made_yet_is_never_made(api: Api, book: Book, creators: Creators):
     api.answer = lambda _: refusal(403, "Forbidden", FULL)
     issue(book, creators, "one")
