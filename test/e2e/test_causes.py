@@ -5,11 +5,14 @@ What test_batch.py shows of ends is not repeated here.
 
 from __future__ import annotations
 
+import re
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -348,3 +351,42 @@ def test_no_node_may_take_the_pod(
         "or the volume, or add such a node: 0/1 nodes are available: "
     )
     assert said in waits.message
+
+
+def test_case_11_a_registry_that_refuses_and_one_that_is_slow(
+    namespace: KubeClient, request_of: Callable[..., PodRequest]
+):
+    """A pull that takes long is no trouble yet; the limits count from the first refusal."""
+    asked: list[float] = []
+
+    class Registry(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(time.monotonic())
+            time.sleep(10)
+            self.send_response(401)
+            self.send_header("WWW-Authenticate", 'Basic realm="private"')
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        do_HEAD = do_GET
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Registry)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    image = f"127.0.0.1:{server.server_port}/private/tool:1"
+    run = RunIdentity(f"run-{uuid.uuid4().hex[:6]}", "Jane Doe")
+    with BatchSystem(namespace, run, limits=Limits(image=3, image_absent=3)) as batch:
+        batch.issue(request_of("true", image=image))
+        waits = wait_for(batch, "waiting")
+        assert time.monotonic() - asked[0] > 9, "nothing is wrong as long as the pull goes on"
+        ends = wait_for(batch, "failed")
+    server.shutdown()
+    server.server_close()
+    assert (ends.cause, ends.disruption) == (Cause.IMAGE_PULL, False)
+    assert ends.message == waits.message
+    said = f"The image '{image}' cannot be pulled; check its name and the registry's credentials: "
+    assert ends.message.startswith(said)
+    assert re.search(r"401 Unauthorized|authorization", ends.message)

@@ -149,9 +149,11 @@ def _by_cluster(pod: Pod, terminated: Mapping[str, Any]) -> Verdict | None:
         limit = pod["spec"].get("activeDeadlineSeconds")
         message = f"The pod ran longer than its deadline of {limit} s; give it more (runtime)."
         return Cause.DEADLINE, message, False
-    if reason == "Evicted" and not condition:  # it went over its own limit
+    if reason == "Evicted" and not condition and "exceed" in said:  # its own limit
         return Cause.EVICTED, f"{said} Give the job more disk (disk_mb).", False
-    known = _REFUSED if reason.startswith("OutOf") else _BY_REASON.get(reason)
+    # a node that is short of disk says so with the reason of an eviction
+    refused = reason.startswith("OutOf") or said.startswith("Pod was rejected")
+    known = _REFUSED if refused else _BY_REASON.get(reason)
     if terminated.get("reason") == _UNKNOWN and "deletionTimestamp" not in pod["metadata"]:
         known = known or _LOST
     if known:

@@ -160,6 +160,17 @@ def disrupted(reason: str) -> dict[str, Any]:
         (
             {
                 "reason": "Evicted",
+                "message": "Pod was rejected: The node had condition: [DiskPressure]. ",
+            },
+            Cause.NODE_REFUSED,
+        ),
+        (
+            {"reason": "Evicted", "message": "The node was low on resource: memory. "},
+            Cause.EVICTED,
+        ),
+        (
+            {
+                "reason": "Evicted",
                 "message": "The node was low on resource: memory.",
                 **disrupted("TerminationByKubelet"),
             },
