@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from byok8s.cluster import ClusterInfo, find_by_context
-from support.project import Project, bucket_keys
+from support.project import Project, client_of, own_bucket
 
 CLUSTER = os.environ.get("BYOK8S_TEST_CLUSTER", "dev")
 
@@ -40,28 +40,15 @@ def cluster() -> ClusterInfo:
 @pytest.fixture(scope="session")
 def s3(cluster: ClusterInfo) -> Any:
     """A boto3 client of the cluster's S3 server."""
-    import boto3
-
-    server = cluster.s3
-    assert server is not None
-    return boto3.client(
-        "s3",
-        endpoint_url=server.endpoint_url,
-        aws_access_key_id=server.access_key,
-        aws_secret_access_key=server.secret_key,
-        region_name=server.region,
-    )
+    assert cluster.s3 is not None
+    return client_of(cluster.s3)
 
 
 @pytest.fixture
 def bucket(s3: Any) -> Iterator[str]:
     """A bucket of the test's own, removed afterwards."""
-    name = f"test-{uuid.uuid4().hex[:12]}"
-    s3.create_bucket(Bucket=name)
-    yield name
-    for key in bucket_keys(s3, name, ours=True):
-        s3.delete_object(Bucket=name, Key=key)
-    s3.delete_bucket(Bucket=name)
+    with own_bucket(s3, f"test-{uuid.uuid4().hex[:12]}") as name:
+        yield name
 
 
 @pytest.fixture

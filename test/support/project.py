@@ -7,12 +7,13 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from byok8s.cluster import ClusterInfo
+from byok8s.cluster import ClusterInfo, S3Server
 
 
 def bucket_keys(s3: Any, bucket: str, *, ours: bool = False) -> list[str]:
@@ -20,6 +21,31 @@ def bucket_keys(s3: Any, bucket: str, *, ours: bool = False) -> list[str]:
     pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket)
     keys = [entry["Key"] for page in pages for entry in page.get("Contents", [])]
     return keys if ours else [key for key in keys if ".byok8s/" not in key]
+
+
+def client_of(server: S3Server) -> Any:
+    """A boto3 client of an S3 server."""
+    import boto3
+
+    return boto3.client(
+        "s3",
+        endpoint_url=server.endpoint_url,
+        aws_access_key_id=server.access_key,
+        aws_secret_access_key=server.secret_key,
+        region_name=server.region,
+    )
+
+
+@contextmanager
+def own_bucket(s3: Any, name: str) -> Iterator[str]:
+    """Make a bucket; afterwards remove it with all that is in it."""
+    s3.create_bucket(Bucket=name)
+    try:
+        yield name
+    finally:
+        for key in bucket_keys(s3, name, ours=True):
+            s3.delete_object(Bucket=name, Key=key)
+        s3.delete_bucket(Bucket=name)
 
 
 # As installed: with `python -m` a user's file could stand in for a module of Python's

@@ -23,9 +23,10 @@ _HOP = {"connection", "keep-alive", "transfer-encoding", "content-length"}
 class Fault:
     """What happens to the next `times` requests of a kind whose key ends with `key`.
 
-    actions: "503", "403", "cut" (no answer), "lose" (the server does its work, its answer is
-    lost), "truncate" (half of the body, then the end of the connection), "short" (half of the
-    body, as if it were all), "corrupt" (one byte of the body), "hang" (no answer for `seconds`).
+        actions: "503", "403", "cut" (no answer), "lose" (the server does its work, its answer is
+        lost), "truncate" (half of the body, then the end of the connection), "short" (half of the
+    body, as if it were all), "corrupt" (one byte of the body), "damage" (one byte of what is sent),
+        "hang" (no answer for `seconds`).
     """
 
     kind: str  # GET, PUT, HEAD, DELETE, LIST, POST or *
@@ -144,7 +145,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self.owner.stopping.wait(fault.seconds)
             self._cut()
             return
-        status, headers, data = self._upstream(body)
+        status, headers, data = self._upstream(_damaged(body) if action == "damage" else body)
         if kind == "PUT" and status == 200:
             self.owner.on_stored(key)
         if action == "lose":
@@ -155,7 +156,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif action == "short":
             self._answer(status, headers, data[: len(data) // 2])
         elif action == "corrupt":
-            self._answer(status, headers, bytes([data[0] ^ 1]) + data[1:])
+            self._answer(status, headers, _damaged(data))
         else:
             self._answer(status, headers, data)
 
@@ -200,3 +201,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_: Any) -> None:
         pass
+
+
+def _damaged(body: bytes) -> bytes:
+    return bytes([body[0] ^ 1]) + body[1:]

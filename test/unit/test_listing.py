@@ -26,3 +26,11 @@ def test_odd_keys_are_left_out(loopback: Any, odd: str) -> None:
     objects = Objects(open_store("b-1", loopback.url, credentials=credentials))
     meta = ObjectMeta(3, 1795251600.25, "abc")
     assert objects.list("run/", skip="run/.byok8s/") == {"run/ok": meta, "run/sub/ok too": meta}
+
+
+def test_times_are_as_exact_as_the_server_tells_them(loopback: Any) -> None:
+    page = PAGE.format(ITEM.format("run/a"))
+    loopback.answer = lambda request: (200, page, {"Content-Type": "application/xml"})
+    credentials = {"access_key_id": "a", "secret_access_key": "s", "token": "", "expires_at": None}
+    store = open_store("b-1", loopback.url, credentials=lambda: dict(credentials))
+    assert Objects(store).list("run/")["run/a"].mtime == 1795251600.25

@@ -55,6 +55,7 @@ class Lab(Executor):
             listener=self.listener,
             batch=SimpleNamespace(logs=lambda id, tail_lines: "the last words"),
             log_url=lambda id, attempt: f"log-{attempt}",
+            facts=lambda job, tried: {"tried": tried},
         )
         self._dispatcher = self.dispatcher  # type: ignore[assignment]
         self._lock = threading.Lock()
@@ -88,6 +89,8 @@ def test_a_disruption_is_not_told_to_snakemake():
         "r: It was preempted. It is run again and charged no retry (disruption 1 of 1)."
     ]
     assert [task.id for task in lab.dispatcher.submitted] == list(lab._jobs) == ["id"]
+    # which may have left half of its outputs
+    assert lab.dispatcher.submitted[-1].spec.facts == {"tried": True}
 
 
 def test_too_many_disruptions_are_the_end_though_retries_are_left():

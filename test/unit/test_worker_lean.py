@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from byok8s.worker import job, lean
 from byok8s.worker.process import Ran, execute
-from byok8s.worker.spec import STAGING_FAILED, Command, File, JobSpec, Result
+from byok8s.worker.spec import STAGING_FAILED, WORKDIR, Command, File, JobSpec, Result
 from byok8s.worker.transfer import Transfers
 from support.memory import MemoryBucket
 
@@ -37,7 +37,7 @@ def run(bucket: MemoryBucket, made: Command, folder: Path) -> Result:
 
     def run_command(command: Command, place: Path) -> Ran:
         variables = lean.environment(command, folder)
-        return execute(lean.shell_arguments(command), place, variables, folder / "log")
+        return execute(lean.shell_arguments(command, place), place, variables, folder / "log")
 
     return lean.run(JobSpec.loads(spec.dumps()), made, folder, Transfers(bucket), run_command)  # type: ignore[arg-type]
 
@@ -64,6 +64,30 @@ def test_bash_is_strict(bucket: MemoryBucket, tmp_path: Path, text: str) -> None
     result = run(bucket, command(text), tmp_path)
     assert result.exit_code != 0
     assert "p/deep/out.txt" not in bucket.content()
+
+
+def test_the_shell_may_be_another_and_not_strict(bucket: MemoryBucket, tmp_path: Path) -> None:
+    text = "false; echo $0 $UNSET_VARIABLE > local/deep/out.txt"
+    result = run(bucket, command(text, shell="sh", strict=False), tmp_path)
+    assert result.exit_code == 0
+    assert bucket.content()["p/deep/out.txt"].decode() == f"{shutil.which('sh')}\n"
+
+
+def test_a_folder_for_temporary_files_of_the_rules_own(
+    bucket: MemoryBucket, tmp_path: Path
+) -> None:
+    made = command("mktemp > local/deep/out.txt; test $TMPDIR = $TEMP", tmpdir="own/tmp")
+    assert run(bucket, made, tmp_path).exit_code == 0
+    assert bucket.content()["p/deep/out.txt"].startswith(b"own/tmp/tmp.")
+
+
+def test_the_working_directory_is_put_into_commands_and_their_files(
+    bucket: MemoryBucket, tmp_path: Path
+) -> None:
+    texts = (("x/script.sh", f"echo {WORKDIR}; cat $1\n"),)
+    text = f"cd /; sh {WORKDIR}/x/script.sh {WORKDIR}/local/in.txt > {WORKDIR}/local/deep/out.txt"
+    assert run(bucket, command(text, texts=texts), tmp_path).exit_code == 0
+    assert bucket.content()["p/deep/out.txt"].decode() == f"{tmp_path}/work\nhello\n"
 
 
 def test_the_commands_exit_code_and_output_are_told(bucket: MemoryBucket, tmp_path: Path) -> None:
@@ -158,7 +182,7 @@ def test_a_failed_command_is_told_though_its_log_cannot_be_kept(
 
 
 def test_the_command_is_what_snakemake_runs() -> None:
-    arguments = lean.shell_arguments(command("echo 'it''s' \"$0\""))
+    arguments = lean.shell_arguments(command("echo 'it''s' \"$0\""), Path())
     done = subprocess.run(arguments, capture_output=True, text=True, check=True, env=os.environ)
     assert done.stdout == f"its {shutil.which('bash')}\n"
 
@@ -199,7 +223,7 @@ def test_a_benchmark_is_stored_with_the_outputs(bucket: MemoryBucket, tmp_path: 
     def run_command(command: Command, place: Path) -> Ran:
         assert command.benchmark is not None
         table = place / command.benchmark.path
-        arguments = lean.shell_arguments(command)
+        arguments = lean.shell_arguments(command, place)
         return execute(arguments, place, {}, tmp_path / "log", benchmark=table)
 
     transfers = Transfers(bucket)  # type: ignore[arg-type]

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from byok8s.worker import job as around
 from byok8s.worker import process, staging
-from byok8s.worker.spec import STAGING_FAILED, Command, File, JobSpec, Result
+from byok8s.worker.spec import STAGING_FAILED, WORKDIR, Command, File, JobSpec, Result
 from byok8s.worker.transfer import Transfers
 from support.memory import MemoryBucket
 
@@ -94,6 +94,12 @@ def test_inputs_command_outputs(pod: Pod, name: str) -> None:
     assert (result.exit_code, result.error, code) == (0, "", 0)
     assert pod.out == "hello\n2\n"
     assert [(key, size) for key, size, _, _ in result.stored] == [("p/out.txt", 8)]
+
+
+def test_the_shell_may_be_another_and_not_strict(pod: Pod) -> None:
+    text = "false; cd /; echo $UNSET_VARIABLE >" + f"{WORKDIR}/deep/out.txt"
+    assert pod.run(text, shell="/no/such/place/sh", strict=False)[0].exit_code == 0
+    assert pod.out == "\n"
 
 
 def test_the_job_may_start_long_before_or_after_staging(pod: Pod) -> None:

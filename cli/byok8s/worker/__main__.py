@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from byok8s.worker import lean
 from byok8s.worker.job import (
@@ -76,24 +77,25 @@ def run_snakemake(spec: JobSpec) -> Result:
     ran = _execute([sys.executable, *spec.argv], folder, variables)
     code = command_exit(ran.tail) if ran.exit_code else None
     seconds = time.monotonic() - began
-    result = result_of(ran, spec, folder, seconds, command_exit=code, stored=read_stored(stored))
+    told = read_told(stored)
+    objects = [tuple(row) for row in told if isinstance(row, list)]
+    result = result_of(ran, spec, folder, seconds, command_exit=code, stored=objects)
+    result.bytes_in = sum(row for row in told if isinstance(row, int))
     away = Path(f"{stored}{AWAY}")
     if ran.exit_code and code is None and away.exists():
         result.error, result.storage_away = away.read_text(), True
     return result
 
 
-def read_stored(path: Path) -> list[tuple[str, int, float, str]]:
-    """What the storage provider says it has uploaded."""
-    if not path.exists():
-        return []
-    return [tuple(json.loads(line)) for line in path.read_text().splitlines()]
+def read_told(path: Path) -> list[Any]:
+    """What the storage provider says it has stored, a list each, and fetched, in bytes."""
+    return list(map(json.loads, path.read_text().splitlines())) if path.exists() else []
 
 
 def _run_command(command: Command, folder: Path) -> Ran:
     variables = lean.environment(command, SCRATCH)
     benchmark = folder / command.benchmark.path if command.benchmark else None
-    return _execute(lean.shell_arguments(command), folder, variables, benchmark)
+    return _execute(lean.shell_arguments(command, folder), folder, variables, benchmark)
 
 
 def _execute(

@@ -239,7 +239,7 @@ class Bundle:
         self._tell(started=active.job.id)
         try:
             ran = execute(
-                lean.shell_arguments(command),
+                lean.shell_arguments(command, folder),
                 folder,
                 {**lean.environment(command, tmp), "HOME": str(tmp)},
                 log,

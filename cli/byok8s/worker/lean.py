@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -14,7 +15,7 @@ from typing import NamedTuple, TypeVar
 from byok8s.worker.job import result_of, rule_log_tail
 from byok8s.worker.process import Ran, say
 from byok8s.worker.s3 import StorageAway, TransferError, outlast
-from byok8s.worker.spec import STAGING_FAILED, Command, File, JobSpec, Result
+from byok8s.worker.spec import STAGING_FAILED, WORKDIR, Command, File, JobSpec, Result
 from byok8s.worker.transfer import Transfers, in_parallel
 
 T = TypeVar("T")
@@ -47,6 +48,7 @@ _THREAD_VARIABLES = (
     "VECLIB_MAXIMUM_THREADS",
     "NUMEXPR_NUM_THREADS",
 )
+STRICT = "set -euo pipefail;  "
 _FOLDER_VARIABLES = ("TMPDIR", "TMP", "TEMPDIR", "TEMP")
 
 
@@ -97,14 +99,15 @@ def prepare(command: Command, folder: Path, transfers: Transfers) -> int:
     received = sum(meta.size for meta in metas)
     for file in command.inputs:
         if file.folder:
-            below = folder / file.path
-            transfers.get_folder(file.key, below, file.names)
-            received += sum((below / name).stat().st_size for name in file.names)
+            received += transfers.get_folder(file.key, folder / file.path, file.names)
     for file in (*_made(command), *command.logs):
         (folder / file.path).parent.mkdir(parents=True, exist_ok=True)
+    if command.tmpdir:
+        with contextlib.suppress(OSError):  # it may be a volume that the job's container alone has
+            (folder / command.tmpdir).mkdir(parents=True, exist_ok=True)
     for path, text in command.texts:
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).write_text(text)
+        (folder / path).write_text(in_folder(text, folder))
     return received
 
 
@@ -113,17 +116,23 @@ def _made(command: Command) -> tuple[File, ...]:
     return (*command.outputs, command.benchmark) if command.benchmark else command.outputs
 
 
-def shell_arguments(command: Command) -> list[str]:
-    """The command as Snakemake's shell() runs it: in bash's strict mode, by its whole path, which
-    is what bash calls itself in its messages.
+def shell_arguments(command: Command, folder: Path) -> list[str]:
+    """The command as Snakemake's shell() runs it: by the shell's whole path, which is what it calls
+    itself in its messages.
     """
-    return [shutil.which("bash") or "bash", "-c", f"set -euo pipefail;  {command.text}"]
+    text = f"{STRICT}{command.text}" if command.strict else command.text
+    return [shutil.which(command.shell) or command.shell, "-c", in_folder(text, folder)]
+
+
+def in_folder(text: str, folder: Path) -> str:
+    """A text of the leader's with this working directory."""
+    return text.replace(WORKDIR, str(folder.absolute()))
 
 
 def environment(command: Command, scratch: Path) -> dict[str, str]:
     """What a command finds in its environment beside the pod's own."""
     threads = dict.fromkeys(_THREAD_VARIABLES, str(command.threads))
-    return threads | dict.fromkeys(_FOLDER_VARIABLES, str(scratch))
+    return threads | dict.fromkeys(_FOLDER_VARIABLES, command.tmpdir or str(scratch))
 
 
 def finish(command: Command, folder: Path, keeping: Keeping, *, failed: bool) -> Stored:

@@ -11,13 +11,14 @@ JOB_VARIABLE = "BYOK8S_JOB"
 S3_VARIABLE = "BYOK8S_S3"
 FACTS_VARIABLE = "BYOK8S_FACTS"  # file with what the leader knows of the job's files (JSON)
 GLOBS_VARIABLE = "BYOK8S_GLOBS"  # file with what the leader's glob_wildcards found lately (JSON)
-STORED_VARIABLE = "BYOK8S_STORED"  # file to which the storage provider adds a line per upload
+STORED_VARIABLE = "BYOK8S_STORED"  # file to which the storage provider adds a line per transfer
 AWAY = ".away"  # with it added, the file in which it says that the store does not answer
 BUNDLE_VARIABLE = "BYOK8S_BUNDLE"
 OUR_VARIABLES = (JOB_VARIABLE, BUNDLE_VARIABLE)  # no business of the user's command
 SECRET_FOLDER = "/var/run/byok8s"  # noqa: S105 (a path, not a secret)
 CREDENTIALS_FILE = f"{SECRET_FOLDER}/credentials"  # AWS INI format, profile "default"
 CA_FILE = f"{SECRET_FOLDER}/ca.pem"  # certificates to trust beside the system's
+WORKDIR = f"{SECRET_FOLDER}/workdir"  # stands in a command for its working directory in the pod
 ENVIRONMENT_FILE = f"{SECRET_FOLDER}/environment"  # JSON object: the Snakefile's `envvars:`
 TERMINATION_LOG = "/dev/termination-log"
 # https://kubernetes.io/docs/tasks/debug/debug-application/determine-reason-pod-failure/
@@ -71,6 +72,9 @@ class Command(Record):
     # path below the working directory and content of what the command runs, as a script
     texts: tuple[tuple[str, str], ...] = ()
     benchmark: File | None = None  # what the command takes is written there
+    tmpdir: str = ""  # `resources: tmpdir`, also below the working directory; '': the pod's own
+    shell: str = "bash"  # name or path
+    strict: bool = True  # in bash's strict mode; False: the text is all that the shell gets
 
     @classmethod
     def of(cls, fields: dict[str, Any]) -> Command:
@@ -122,7 +126,7 @@ class Result(Record, frozen=False):
     fetch_seconds: float = 0.0  # of it, for the inputs; the worker knows it without Snakemake only
     command_seconds: float = 0.0  # of it, in the command (or in Snakemake, with all it does)
     store_seconds: float = 0.0  # of it, for outputs and logs
-    bytes_in: int = 0  # of the inputs
+    bytes_in: int = 0  # of inputs that were fetched
     bytes_out: int = 0  # of outputs and logs
     cpu_seconds: float = 0.0  # of the command and its children
     peak_memory: int = 0  # bytes, of the largest process of the command

@@ -48,7 +48,7 @@ _RUN = """\
 exec >{folder}/output 2>&1
 {exports}
 cd {workdir} || exit
-if command -v bash >/dev/null 2>&1; then set -- bash {bash}; else set -- sh {sh}; fi
+if command -v {shell} >/dev/null 2>&1; then set -- {shell} {text}; else set -- sh {sh}; fi
 asked=
 trap 'asked=1; kill -TERM "$child" 2>/dev/null' TERM
 "$1" -c "$2" </dev/null 9>&- &
@@ -66,7 +66,6 @@ done
 exit "$code"
 """
 _GIVEN_UP = f"exit {STAGING_FAILED}\n"
-_BASH = "set -euo pipefail;  "
 _SH = "set -eu; if (set -o pipefail) 2>/dev/null; then set -o pipefail; fi;  "
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _OUTPUT_SECONDS = 10.0  # longest wait for the last output of a container that has ended
@@ -146,6 +145,8 @@ def script(
     command: Command, workdir: Path, variables: Mapping[str, str], folder: Path = Path(FOLDER)
 ) -> str:
     """What the job's shell runs: the command, as Snakemake runs it in a container."""
+    from byok8s.worker import lean
+
     exports = [
         f"export {name}={shlex.quote(value)}"
         for name, value in variables.items()
@@ -156,8 +157,9 @@ def script(
         exports="\n".join(exports),
         workdir=shlex.quote(str(workdir)),
         made=shlex.join(file.path for file in (*command.outputs, *command.logs)),
-        bash=shlex.quote(_BASH + command.text),
-        sh=shlex.quote(_SH + command.text),
+        shell=shlex.quote(os.path.basename(command.shell)),
+        text=shlex.quote(lean.shell_arguments(command, workdir)[-1]),
+        sh=shlex.quote(_SH * command.strict + lean.in_folder(command.text, workdir)),
     )
 
 

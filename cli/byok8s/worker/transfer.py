@@ -19,7 +19,7 @@ from byok8s.worker.download import (
     ObjectMeta,
     to_meta,
 )
-from byok8s.worker.s3 import TransferError, sentences
+from byok8s.worker.s3 import ObjectMissing, TransferError, sentences
 
 if TYPE_CHECKING:
     from obstore.store import S3Store
@@ -145,12 +145,18 @@ class Transfers:
             self.get_file(key, path)
             return self.put_file(key, path)
 
-    def get_folder(self, key: str, path: Path, names: Iterable[str]) -> None:
-        """Download the objects KEY/NAME into a folder, which appears complete or not at all."""
-        temporary = _beside(path)
+    def get_folder(self, key: str, path: Path, names: Iterable[str]) -> int:
+        """Download the objects KEY/NAME into a folder, which appears complete or not at all.
+
+        Returns how many bytes they have.
+        """
+        temporary, names = _beside(path), set(names)
+        above = {name[:i] for name in names for i, letter in enumerate(name) if letter == "/"}
         try:
             temporary.mkdir(parents=True)
-            in_parallel(lambda name: self.get_file(f"{key}/{name}", temporary / name), names)
+            for name in above:
+                (temporary / name).mkdir(parents=True, exist_ok=True)
+            found = in_parallel(lambda name: self._get_below(key, name, temporary), names)
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:
@@ -158,25 +164,56 @@ class Transfers:
             temporary.rename(path)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+        return sum(found)
+
+    def _get_below(self, key: str, name: str, folder: Path) -> int:
+        """Download KEY/NAME, of which obstore's listing does not tell whether it is NAME or NAME/,
+        as a console makes of a folder that is still empty.
+        """
+        path = folder / name
+        if not path.is_dir():
+            try:
+                return self.get_file(f"{key}/{name}", path).size
+            except ObjectMissing:
+                if not self._is_placeholder(f"{key}/{name}"):
+                    raise
+            path.mkdir(parents=True, exist_ok=True)
+        elif not self._is_placeholder(f"{key}/{name}"):
+            raise TransferError(
+                f"s3://{self.bucket}/{key}/{name} is an object, and there are others below it, "
+                "which no disk can hold both; delete or rename the one or the others."
+            )
+        return 0
+
+    def _is_placeholder(self, key: str) -> bool:
+        """Whether there is an object KEY/, and none KEY."""
+        with sentences("list", self.bucket, key):
+            listed = any(m["path"] == key for page in self.store.list(key) for m in page)
+            try:
+                self.store.head(key)
+            except FileNotFoundError:
+                return listed
+        return False
 
     def put_folder(
         self, key: str, path: Path, old: Iterable[str] | None = None
     ) -> dict[str, ObjectMeta]:
         """Upload a folder's files as KEY/NAME; afterwards no other object is below KEY/.
 
-        old are the names that are there now; without them, they are listed. On failure nothing
-        is left below KEY/, as half a folder would look like a whole one.
+        old are the names that are there now; without them, they are listed. The marker goes first
+        and comes last: a folder without it is not whole. On failure nothing is left below KEY/.
         """
         names = sorted(files_below(path))
         stored: dict[str, ObjectMeta] = {}
+        old = set(self.list(f"{key}/") if old is None else old)
 
         def put(name: str) -> None:
             stored[name] = self.put_file(f"{key}/{name}", path / name)
 
         try:
+            self.delete(f"{key}/{name}" for name in old & {MARKER})
             in_parallel(put, (name for name in names if name != MARKER))
-            old = self.list(f"{key}/") if old is None else old
-            self.delete(f"{key}/{name}" for name in {*old} - {*names, MARKER})
+            self.delete(f"{key}/{name}" for name in old - {*names, MARKER})
             with sentences("write", self.bucket, f"{key}/{MARKER}"):
                 etag = self._put_bytes(f"{key}/{MARKER}", b"")
             stored[MARKER] = ObjectMeta(0, time.time(), etag)

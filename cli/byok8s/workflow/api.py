@@ -16,7 +16,6 @@ from byok8s.workflow.resources import check_rules
 
 if TYPE_CHECKING:
     from byok8s.workflow.globbing import BucketGlob
-    from byok8s.workflow.lead import Lead
     from byok8s.workflow.persistence import RecordLog
     from byok8s.workflow.session import Session
 
@@ -161,7 +160,10 @@ def _parsed_workflow(workflow_api: Any, plan: Plan, parts: Parts) -> Any:
     compare_objects()
     workflow = workflow_api._get_workflow()
     workflow_api._workflow_store = workflow
+    started = Path.cwd()
     workflow.include(workflow_api.snakefile, overwrite_default_target=True)
+    if plan.storage_prefix is not None and Path.cwd() != started:
+        raise _workdir_refused(workflow_api.snakefile, Path.cwd())
     workflow.check()
     if not list(workflow.rules):
         raise SettingsError(f"The Snakefile '{plan.snakefile}' has no rules; add at least one.")
@@ -171,11 +173,19 @@ def _parsed_workflow(workflow_api: Any, plan: Plan, parts: Parts) -> Any:
         parts.glob.write_record()
     _replace_persistence(workflow, parts)
     tune(workflow)
-    if parts.session is not None:
-        _check_containers(workflow, parts.session.leader)
+    _check_jobs(workflow, parts.session)
     if plan.storage_prefix is not None:
         parts.on_parsed(lambda path: _producible(workflow, path))
     return workflow
+
+
+def _workdir_refused(snakefile: Path, folder: Path) -> SettingsError:
+    """With files in a bucket, a folder here can be none of the rules' paths."""
+    there = os.path.relpath(snakefile.absolute(), folder)
+    return SettingsError(
+        f"The Snakefile changes to the folder '{folder}' (workdir:), which no pod has; leave the "
+        f"line out, and run byok8s in that folder with -s {there}."
+    )
 
 
 def _replace_persistence(workflow: Any, parts: Parts) -> None:
@@ -197,15 +207,21 @@ def _replace_persistence(workflow: Any, parts: Parts) -> None:
     workflow._prepare_dag = prepare_dag
 
 
-def _check_containers(workflow: Any, leader: Lead) -> None:
-    """Refuse jobs that cannot run in their images as soon as it is known which jobs there are."""
+def _check_jobs(workflow: Any, session: Session | None) -> None:
+    """Refuse what cannot come out well as soon as it is known which jobs there are."""
     from byok8s.workflow.containers import check_containers
+    from byok8s.workflow.lead import current
+    from byok8s.workflow.outputs import check_outputs
 
     build = workflow._build_dag
 
     def build_dag() -> None:
         build()
-        check_containers(workflow.dag.needrun_jobs(), leader)
+        jobs = list(workflow.dag.needrun_jobs())
+        if leader := current():
+            check_outputs(jobs, leader)
+        if session is not None:
+            check_containers(jobs, session.leader)
 
     workflow._build_dag = build_dag
 

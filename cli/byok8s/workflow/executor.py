@@ -185,7 +185,7 @@ class Executor(RealExecutor):
             log_key=session.log_key(id, job.attempt),
             result_key=session.result_key(id, job.attempt),
             command=command,
-            facts={} if command else session.facts(job),
+            facts={} if command else session.facts(job, tried=job.attempt > 1),
             globs={} if command else session.late_globs(),
             rule_logs=() if job.is_group() else tuple(map(str, job.log)),
         )
@@ -240,7 +240,7 @@ class Executor(RealExecutor):
         decision = self._retries.decide(task, outcome, info.job.restart_times)
         if decision.retry and not decision.charged:
             self._run_again(info, task, f"{_reason(outcome).rstrip('.')}. {decision.message}")
-            self._later(decision.wait_seconds, lambda: self._submit_again(task))
+            self._later(decision.wait_seconds, lambda: self._submit_again(info.job, task))
         else:
             self._fail(info, task, outcome, decision)
 
@@ -250,9 +250,13 @@ class Executor(RealExecutor):
             self._jobs[task.id] = info
         self.session.listener.retried(task.name, why)
 
-    def _submit_again(self, task: Task) -> None:
+    def _submit_again(self, job: Any, task: Task) -> None:
         assert self._dispatcher is not None
-        self._dispatcher.submit(replace(task, request=self._retries.grown(task.request)))
+        spec = task.spec
+        if spec.command is None:
+            spec = spec.changed(facts=self.session.facts(job, tried=True))
+        request = self._retries.grown(task.request)
+        self._dispatcher.submit(replace(task, request=request, spec=spec))
 
     def _fail(
         self, info: SubmittedJobInfo, task: Task, outcome: Outcome, decision: Decision

@@ -8,13 +8,18 @@ out the same runs in Snakemake.
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
+import tempfile
 from collections.abc import Iterable
+from functools import cache
 from string import Formatter
 from typing import Any
 
 from byok8s.worker.spec import Command, File
 from byok8s.workflow.lead import Lead, knows, split_query
+from byok8s.workflow.paths import with_paths_of_pod
 from byok8s.workflow.scripts import (
     NeedsSnakemake,
     Texts,
@@ -31,9 +36,11 @@ _PARTS = frozenset(
 _OTHER_NAMES = frozenset(
     {"jobid", "name", "rulename", "bench_iteration", "bench_record", "version"}
 )
-_OUTPUT_FLAGS = frozenset(
-    {"storage_object", "path_modified", "temp", "protected", "touch", "directory"}
+# That say something to the leader alone
+_UNSEEN_FLAGS = frozenset(
+    {"storage_object", "path_modified", "report", "multiext", "access_pattern"}
 )
+_OUTPUT_FLAGS = _UNSEEN_FLAGS | {"temp", "protected", "touch", "directory"}
 _INPUT_FLAGS = _OUTPUT_FLAGS | {"ancient"}
 _BENCHMARK_FLAGS = frozenset({"storage_object", "path_modified"})
 # Beyond this Snakemake writes a command to a file (snakemake.shell.MAX_ARG_LEN). The kernel takes
@@ -63,12 +70,15 @@ def check(job: Any, lead: Lead, *, own_image: bool = False) -> Files:
     if not own_image and job.resources.get("lean", 1) == 0:  # an image has no Snakemake
         raise NeedsSnakemake("says lean=0")
     _check_rule(job.rule, own_image)
-    _check_shell(job)
+    if job.resources.get("shell_exec") is not None:
+        raise NeedsSnakemake("sets a shell for one rule (shell_exec)")
     if job.rule.shellcmd is not None:
         _check_fields(job)
+    outputs = _promised(job, _files(job.output, _OUTPUT_FLAGS | {"ensure"}, lead))
+    _check_kinds(outputs, lead)
     return (
         _files(job.input, _INPUT_FLAGS, lead),
-        _promised(job, _files(job.output, _OUTPUT_FLAGS | {"ensure"}, lead)),
+        outputs,
         _files(job.log, _OUTPUT_FLAGS, lead),
     )
 
@@ -80,19 +90,51 @@ def command_of(job: Any, lead: Lead, files: Files, texts: Texts = ()) -> Command
     """
     inputs = tuple(_found(file, lead) for file in files[0])
     outputs, logs = map(tuple, files[1:])
-    if texts:
-        text = script_command(texts[0][0])
-        return Command(text, job.threads, inputs, outputs, logs, texts=texts)
-    text = job.shellcmd
+    text = script_command(texts[0][0]) if texts else _shell_text(job)
+    benchmark = None if texts else _benchmark(job, lead)
+    tmpdir = _own_tmpdir(job)
+    command = Command(text, job.threads, inputs, outputs, logs, texts, benchmark, tmpdir)
+    command = with_paths_of_pod(_in_shell(command), job.rule)
+    if len(command.text) > _LONGEST_COMMAND:
+        texts = (*command.texts, (_LONG_COMMAND, f"{command.text}\n"))
+        command = command.changed(text=f". ./{_LONG_COMMAND}", texts=texts)
+    return command
+
+
+def _shell_text(job: Any) -> str:
+    """The formatted command of a `shell:` rule."""
+    text: str = job.shellcmd
     if "<TBD>" in text and "tmpdir" in job.rule.shellcmd:
         text = job.format_wildcards(job.rule.shellcmd, resources=pod_resources(job))
-    benchmark = _benchmark(job, lead)
     if "<TBD>" in text:
         raise NeedsSnakemake("has a value that is not known yet")
-    if len(text) > _LONGEST_COMMAND:
-        texts = ((_LONG_COMMAND, f"{text}\n"),)
-        text = f". ./{_LONG_COMMAND}"
-    return Command(text, job.threads, inputs, outputs, logs, texts=texts, benchmark=benchmark)
+    return text
+
+
+def _own_tmpdir(job: Any) -> str:
+    """The folder for temporary files that the rule names; '' when it leaves that to the machine."""
+    tmpdir = str(job.resources.get("tmpdir", ""))
+    return "" if tmpdir in ("<TBD>", tempfile.gettempdir()) else tmpdir
+
+
+def _in_shell(command: Command) -> Command:
+    """The command in the shell that the Snakefile sets, with what it puts around all commands."""
+    from snakemake.shell import shell
+
+    path = str(shell.get_executable() or "bash")
+    program = _program(path)
+    plain = shell._process_prefix is None and not shell._process_suffix
+    if plain and os.path.basename(path) == "bash":
+        return command if program == command.shell else command.changed(shell=program)
+    around = (shell._get_process_prefix(path), command.text, shell._process_suffix)
+    return command.changed(text=" ".join(around).strip(), shell=program, strict=False)
+
+
+@cache
+def _program(path: str) -> str:
+    """A shell as the pod is to look for it: by name, if it is on the PATH here."""
+    name = os.path.basename(path)
+    return name if path in (name, shutil.which(name)) else path
 
 
 def _check_rule(rule: Any, own_image: bool) -> None:
@@ -140,24 +182,14 @@ def _benchmark(job: Any, lead: Lead) -> File | None:
     return _files([job.benchmark], _BENCHMARK_FLAGS, lead)[0]
 
 
-def _check_shell(job: Any) -> None:
-    from snakemake.shell import shell
-
-    if (
-        shell._process_prefix is not None
-        or shell._process_suffix
-        or not str(shell.get_executable() or "bash").endswith("/bash")
-        or job.resources.get("shell_exec") is not None
-    ):
-        raise NeedsSnakemake("sets a shell, or a prefix of commands, of its own")
-
-
 def _files(files: Iterable[Any], allowed: frozenset[str], lead: Lead) -> list[File]:
     """The files as keys and local paths, when all are plain files of the run's bucket."""
     found = []
     for file in files:
         if not knows(file):
             raise NeedsSnakemake(f"has a file outside of the bucket, {file}")
+        if file.should_not_be_retrieved_from_storage:
+            raise NeedsSnakemake(f"has a file that is not retrieved, {file}")
         query = str(file.storage_object.query)
         if not query.startswith(f"s3://{lead.bucket}/"):
             raise NeedsSnakemake(f"has a file outside of the run's bucket, {query}")
@@ -166,6 +198,15 @@ def _files(files: Iterable[Any], allowed: frozenset[str], lead: Lead) -> list[Fi
         key, flags = split_query(query)[1], file.flags
         found.append(File(key, str(file), touch="touch" in flags, folder="directory" in flags))
     return found
+
+
+def _check_kinds(outputs: Iterable[File], lead: Lead) -> None:
+    """The worker puts objects beside what is there; to replace a folder by a file takes more."""
+    for file in outputs:
+        entry = lead.inventory().find(file.key)
+        if entry is not None and (entry.names is not None) != file.folder:
+            made, is_now = ("folder", "file") if file.folder else ("file", "folder")
+            raise NeedsSnakemake(f"makes a {made} of {file.key}, which is a {is_now} in the bucket")
 
 
 def _promised(job: Any, files: list[File]) -> list[File]:
@@ -218,4 +259,4 @@ def _is_plain_value(value: Any) -> bool:
         return all(map(_is_plain_value, value.values()))
     if isinstance(value, (list, tuple)):
         return all(map(_is_plain_value, value))
-    return isinstance(value, (str, int, float))
+    return value is None or isinstance(value, (str, int, float))

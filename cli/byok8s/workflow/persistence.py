@@ -21,6 +21,7 @@ from snakemake.persistence.file import FilePersistence
 
 from byok8s.workflow.executor import job_id
 from byok8s.workflow.lead import knows
+from byok8s.workflow.paths import without_paths_here
 from byok8s.workflow.provenance import outside_values, script_code
 
 # A crash loses at most this many records or seconds of them; what is lost is only the reason
@@ -150,7 +151,9 @@ class OutsideValues:
     @functools.lru_cache  # noqa: B019 (one instance a run)
     def _params(self, job: Any) -> list[Any]:
         params: list[Any] = super()._params(job)  # type: ignore[misc]
-        return sorted([*params, *outside_values(job)])
+        workflow = job.rule.workflow
+        values = (*params, *outside_values(job))
+        return sorted(without_paths_here(value, workflow) for value in values)
 
     @functools.lru_cache  # noqa: B019
     def _code(self, rule: Any) -> str | None:
@@ -165,8 +168,9 @@ class LocalPersistence(OutsideValues, FilePersistence):
 class BucketPersistence(OutsideValues, PersistenceBase):
     """Records in the bucket.
 
-    Objects appear in S3 completely or not at all, so there are no markers for incomplete files,
-    and the run as a whole is guarded by byok8s, so there are no locks on single files.
+    Objects appear in S3 completely or not at all, so there are no markers for incomplete files;
+    folders have a marker when they are complete. The run as a whole is guarded by byok8s, so there
+    are no locks on single files.
     `in_flight` are the ids of jobs whose pods a dead leader has left.
     """
 
@@ -237,13 +241,16 @@ class BucketPersistence(OutsideValues, PersistenceBase):
         self._started.pop(key, None)
 
     async def incomplete(self, job: Any) -> list[Any]:
-        """Outputs that a pod made for a leader that died before it could record them.
+        """Outputs that are not to be relied on, so that their job is run again.
 
-        Their job is run again, and adopts that pod.
+        Those are folders that a pod which was lost has left half, and what a pod made for a leader
+        that died before it could record it; there the job adopts that pod.
         """
+        half = [f for f in job.output if f.is_directory and knows(f) and f.storage_object.is_half()]
         if not self._in_flight or job_id(job) not in self._in_flight:
-            return []
-        return [f for f in job.output if await f.exists() and not await self._is_recorded(f)]
+            return half
+        made = [f for f in job.output if await f.exists() and not await self._is_recorded(f)]
+        return [*made, *(f for f in half if f not in made)]
 
     async def _is_recorded(self, file: Any) -> bool:
         record = self._read_record(self._get_key(file))

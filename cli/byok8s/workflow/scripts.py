@@ -13,6 +13,7 @@ import io
 import os
 import pickle
 import shlex
+import tempfile
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -140,6 +141,6 @@ def pod_resources(job: Any) -> Any:
     from snakemake.iocontainers import ResourceList
 
     resources = dict(job.resources.items())
-    if "tmpdir" in resources:
+    if str(resources.get("tmpdir")) in ("<TBD>", tempfile.gettempdir()):
         resources["tmpdir"] = _TMPDIR
     return ResourceList(fromdict=resources)

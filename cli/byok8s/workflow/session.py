@@ -247,9 +247,12 @@ class Session:
             self.leader.told_stored(key, ObjectMeta(size, mtime, etag))
         self.leader.told_finished(_queries(job.output), [row[0] for row in stored])
 
-    def facts(self, job: Any) -> dict[str, Any]:
-        """What the pod need not ask S3 about the job's inputs and outputs."""
-        files = [*job.input, *job.output, *job.log]
+    def facts(self, job: Any, *, tried: bool = False) -> dict[str, Any]:
+        """What the pod need not ask S3 about the job's inputs and outputs.
+
+        What a pod that `tried` before has left of the outputs, such as half a folder, is not known.
+        """
+        files = [*job.input, *job.log, *(() if tried else job.output)]
         if not job.is_group() and job.benchmark:
             files.append(job.benchmark)
         return self.leader.facts(_queries(files))

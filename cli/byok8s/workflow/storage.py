@@ -242,6 +242,7 @@ class StorageObject(StorageObjectRead, StorageObjectWrite, StorageObjectGlob, St
                 if path.is_dir():
                     shutil.rmtree(path)
                 objects.get_file(self.key, path, entry.meta)
+        _tell_worker([entry.total])
 
     def store_object(self) -> None:
         """Upload the local path; what was a file and becomes a folder, or back, is replaced."""
@@ -260,30 +261,42 @@ class StorageObject(StorageObjectRead, StorageObjectWrite, StorageObjectGlob, St
                 folder = objects.put_folder(key, path, old)
                 stored = {f"{key}/{name}": meta for name, meta in folder.items()}
             else:
+                if old and not _is_ours(old):
+                    raise WorkflowError(
+                        f"{self.query} is a folder with objects that no rule has made; name "
+                        "another output, or delete them."
+                    )
                 objects.delete(f"{key}/{name}" for name in old or ())
                 stored = {key: objects.put_file(key, path)}
         inventory.told_gone(key)
         for name, meta in stored.items():
             inventory.told_stored(name, meta.size, meta.mtime, meta.etag)
-        self._tell_worker(stored)
-
-    def _tell_worker(self, stored: dict[str, ObjectMeta]) -> None:
-        """Leave a line per object of the run's bucket for the worker, which tells the leader."""
-        path, s3 = os.environ.get(STORED_VARIABLE), os.environ.get(S3_VARIABLE)
-        if path and s3 and json.loads(s3)["bucket"] == self.bucket:
-            lines = [json.dumps([k, m.size, m.mtime, m.etag]) + "\n" for k, m in stored.items()]
-            with open(path, "a") as file:
-                file.write("".join(lines))
+        s3 = os.environ.get(S3_VARIABLE)
+        if s3 and json.loads(s3)["bucket"] == self.bucket:
+            _tell_worker([k, m.size, m.mtime, m.etag] for k, m in stored.items())
 
     def remove(self) -> None:
-        """Delete this object; of a folder, the objects below it."""
+        """Delete this object; of a folder that a rule has made, the objects below it.
+
+        Snakemake removes what is in the place of an output before and after a job. A rule that
+        says "data" and means a file must not cost the folder of that name.
+        """
         with _workflow_errors():
             inventory = self._inventory
             entry = inventory.find(self.key)
-            if entry is not None:
-                below = inventory.objects.list(f"{self.key}/") if entry.names is not None else ()
+            if entry is not None and entry.names is not None:
+                below = inventory.objects.list(f"{self.key}/")
+                if not _is_ours(name.removeprefix(f"{self.key}/") for name in below):
+                    return
                 inventory.objects.delete([self.key, *below])
+            elif entry is not None:
+                inventory.objects.delete([self.key])
             inventory.told_gone(self.key)
+
+    def is_half(self) -> bool:
+        """Whether this is a folder that a pod has not stored to its end."""
+        entry = self._find()
+        return entry is not None and entry.names is not None and not _is_ours(entry.names)
 
     def touch(self) -> None:
         """Give the object a new mtime by writing it again; of a folder, its marker."""
@@ -301,6 +314,21 @@ class StorageObject(StorageObjectRead, StorageObjectWrite, StorageObjectGlob, St
     def list_candidate_matches(self) -> Iterable[str]:
         with _workflow_errors():
             return _below(self.provider, self.query)
+
+
+def _is_ours(names: Iterable[str]) -> bool:
+    """Whether a folder with these files was stored by a rule, to its end."""
+    return MARKER in names
+
+
+def _tell_worker(rows: Iterable[Any]) -> None:
+    """Leave lines for the worker, which tells the leader: a list for each object of the run's
+    bucket that was stored, and the bytes of what was fetched.
+    """
+    if path := os.environ.get(STORED_VARIABLE):
+        text = "".join(f"{json.dumps(row)}\n" for row in rows)
+        with open(path, "a") as file:
+            file.write(text)
 
 
 class _workflow_errors:

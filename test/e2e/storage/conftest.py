@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
 from byok8s.cluster import S3Server
 from byok8s.storage.objects import Objects
 from byok8s.worker.s3 import open_store
 from byok8s.worker.transfer import Transfers
 from byok8s.workflow.storage import Lead, StorageProvider, lead
+from support.project import client_of
 from support.s3proxy import S3Proxy
 from support.s3server import find_versitygw, s3_server
 
@@ -32,13 +32,7 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: Any) -> Iterator[S3
 
 @pytest.fixture(scope="package")
 def client(server: S3Server) -> Any:
-    return boto3.client(
-        "s3",
-        endpoint_url=server.endpoint_url,
-        aws_access_key_id=server.access_key,
-        aws_secret_access_key=server.secret_key,
-        region_name=server.region,
-    )
+    return client_of(server)
 
 
 @pytest.fixture

@@ -40,6 +40,19 @@ class TestLeader:
         assert "runs/1/log" not in str(leading.leader.keys_below(""))
         assert proxy.counts() == {"LIST": 1}
 
+    def test_a_listing_has_as_many_pages_as_it_needs(
+        self, leading: StorageProvider, proxy: S3Proxy, bucket: str, server: Any
+    ) -> None:
+        with_many = Transfers(open_store(bucket, server.endpoint_url))
+        for i in range(1001):
+            with_many.store.put(f"run/in/{i:05}", b"")
+        assert leading.leader is not None
+        leading.leader.inventory().prepare("run/x")
+        assert proxy.counts() == {"LIST": 2}
+        assert all(obj(leading, bucket, f"run/in/{i:05}").exists() for i in range(1001))
+        assert not obj(leading, bucket, "run/in/01001").exists()
+        assert proxy.counts() == {"LIST": 2}
+
     def test_our_own_pages_are_not_fetched(
         self, leading: StorageProvider, proxy: S3Proxy, client: Any, bucket: str, server: Any
     ) -> None:

@@ -114,4 +114,6 @@ class TestPod:
             text=True,
         )
         assert done.returncode == 0, done.stderr
-        return [json.loads(line) for line in (folder / "stored").read_text().splitlines()]
+        told = [json.loads(line) for line in (folder / "stored").read_text().splitlines()]
+        assert sorted(row for row in told if isinstance(row, int)) == [4, 4], "bytes fetched"
+        return [row for row in told if isinstance(row, list)]

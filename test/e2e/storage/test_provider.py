@@ -124,6 +124,25 @@ class TestFolders:
         assert (folder.local_path() / "old").exists()  # as it was
         assert [p.name for p in folder.local_path().parent.iterdir()] == ["dir"]
 
+    def test_a_folder_whose_upload_was_cut_off_is_not_whole(
+        self, leading: StorageProvider, proxy: S3Proxy, client: Any, bucket: str
+    ) -> None:
+        """As when the pod is killed meanwhile: nobody tidies up."""
+        folder = obj(leading, bucket, "run/dir")
+        for name in "abcd":
+            write(folder.local_path() / name, b"1")
+        folder.store_object()
+        assert not folder.is_half()
+        write(folder.local_path() / "a", b"2")
+        proxy.faults += [Fault("PUT", "403", key="/d"), Fault("LIST", "403")]
+        with pytest.raises(WorkflowError):
+            folder.store_object()
+        left = keys(client, bucket)
+        assert "run/dir/a" in left and f"run/dir/{MARKER}" not in left
+        proxy.faults.clear()
+        leading.leader.inventory().told_stored("run/dir")  # what another leader would find
+        assert folder.exists() and folder.is_half()
+
     def test_a_file_in_the_place_of_a_folder_and_back(
         self, leading: StorageProvider, client: Any, bucket: str
     ) -> None:
@@ -140,6 +159,18 @@ class TestFolders:
         thing.store_object()
         assert keys(client, bucket) == [f"run/thing/{MARKER}", "run/thing/child"]
 
+    def test_empty_objects_that_stand_for_folders(
+        self, leading: StorageProvider, client: Any, bucket: str
+    ) -> None:
+        """As consoles make them: keys that end with a slash."""
+        for key in ("run/data/", "run/data/sub/", "run/data/empty/", "run/data/sub/x"):
+            client.put_object(Bucket=bucket, Key=key, Body=b"1" if key[-1] == "x" else b"")
+        folder = obj(leading, bucket, "run/data")
+        folder.retrieve_object()
+        found = sorted(p.relative_to(folder.local_path()) for p in folder.local_path().rglob("*"))
+        assert list(map(str, found)) == ["empty", "sub", "sub/x"]
+        assert (folder.local_path() / "sub/x").read_bytes() == b"1"
+
     def test_links_are_read_through_and_loops_refused(
         self, leading: StorageProvider, client: Any, bucket: str, tmp_path: Path
     ) -> None:
@@ -152,6 +183,20 @@ class TestFolders:
         (folder.local_path() / "loop").symlink_to(folder.local_path())
         with pytest.raises(WorkflowError, match="links to a folder above itself"):
             folder.store_object()
+
+    def test_half_a_folder_is_made_again(
+        self, proxy: S3Proxy, client: Any, bucket: str, tmp_path: Path
+    ) -> None:
+        text = (
+            "rule one:\n    output: directory('d')\n    shell: 'mkdir {output}; touch {output}/x'\n"
+        )
+        assert "Done: 1 job" in local_run(tmp_path, bucket, text).stdout
+        assert "Nothing to be done" in local_run(tmp_path, bucket, text).stdout
+        client.delete_object(Bucket=bucket, Key="d/x")
+        client.put_object(Bucket=bucket, Key="d/of-a-lost-pod", Body=b"")
+        client.delete_object(Bucket=bucket, Key=f"d/{MARKER}")
+        assert "Done: 1 job" in local_run(tmp_path, bucket, text).stdout
+        assert [key for key in keys(client, bucket) if key[0] != "."] == [f"d/{MARKER}", "d/x"]
 
 
 class TestTouching:
@@ -182,7 +227,7 @@ class TestTouching:
 
 class TestDeleting:
     def test_exactly_this_object(self, provider: StorageProvider, client: Any, bucket: str) -> None:
-        for key in ("a", "ab", "a/b", "dir/x", "dirs/x", "dir.txt"):
+        for key in ("a", "ab", "a/b", "dir/x", f"dir/{MARKER}", "dirs/x", "dir.txt"):
             if key != "a/b":  # this server cannot hold both; S3 could
                 client.put_object(Bucket=bucket, Key=key, Body=b"1")
         obj(provider, bucket, "a").remove()
@@ -206,6 +251,70 @@ class TestDeleting:
             thing.store_object()
         with pytest.raises(client.exceptions.ClientError):
             client.head_bucket(Bucket="no-such-bucket")
+
+    def test_delete_all_output_deletes_outputs_and_nothing_else(
+        self, proxy: S3Proxy, client: Any, bucket: str, tmp_path: Path
+    ) -> None:
+        given = ["run/in.txt", "run/out.txt.bak", "run/dir-not/x", "run/other/y", "elsewhere"]
+        for key in given:
+            client.put_object(Bucket=bucket, Key=key, Body=b"1")
+        text = (
+            "rule one:\n    input: 'in.txt'\n    output: 'out.txt', directory('dir')\n"
+            "    shell: 'cp {input} {output[0]}; mkdir {output[1]}; touch {output[1]}/x'\n"
+        )
+        write(tmp_path / "Snakefile", text.encode())
+        storage = ["--default-storage-provider", "byok8s", "--default-storage-prefix"]
+        command = [str(Path(BYOK8S).parent / "snakemake"), "--cores=1", *storage]
+        for more in ((), ("--delete-all-output",)):
+            subprocess.run([*command, f"s3://{bucket}/run", *more], check=True, cwd=tmp_path)
+            made = set(keys(client, bucket)) - set(given)
+            assert made == (set() if more else {"run/out.txt", "run/dir/x", f"run/dir/{MARKER}"})
+        assert keys(client, bucket) == sorted(given)
+
+
+class TestFoldersOfOthers:
+    """A rule that names a folder where it means a file deletes nothing in it."""
+
+    @pytest.mark.parametrize("mark", ["{}", "temp({})", "touch({})"])
+    @pytest.mark.parametrize("command", ["false", "echo x > {output}"])
+    def test_no_folder_is_deleted_where_a_rule_says_file(
+        self, proxy: S3Proxy, client: Any, bucket: str, tmp_path: Path, mark: str, command: str
+    ) -> None:
+        client.put_object(Bucket=bucket, Key="data/precious.txt", Body=b"1")
+        output = mark.format("'data'")
+        done = local_run(
+            tmp_path,
+            bucket,
+            "rule all:\n    input: 'end.txt'\n"
+            "rule end:\n    input: 'data'\n    output: 'end.txt'\n    shell: 'true > {output}'\n"
+            f"rule data:\n    output: {output}\n    shell: '{command}'\n",
+            "--force",
+        )
+        assert done.returncode == 2, done.stdout + done.stderr
+        assert f"makes a file s3://{bucket}/data, which is a folder" in done.stderr
+        assert keys(client, bucket) == ["data/precious.txt"]
+
+    def test_nor_by_plain_snakemake(
+        self, provider: StorageProvider, client: Any, bucket: str
+    ) -> None:
+        client.put_object(Bucket=bucket, Key="data/precious.txt", Body=b"1")
+        thing = obj(provider, bucket, "data")
+        thing.remove()
+        write(thing.local_path(), b"x")
+        with pytest.raises(WorkflowError, match="objects that no rule has made"):
+            thing.store_object()
+        assert keys(client, bucket) == ["data/precious.txt"]
+
+
+def local_run(
+    folder: Path, bucket: str, snakefile: str, *options: str
+) -> subprocess.CompletedProcess[str]:
+    """`byok8s --local` with files in the bucket."""
+    write(folder / "Snakefile", snakefile.encode())
+    write(folder / "flow.json", b"{}")
+    write(folder / "params.json", b"{}")
+    command = [BYOK8S, "flow", "params", "--local", "-b", bucket, *options]
+    return subprocess.run(command, check=False, cwd=folder, capture_output=True, text=True)
 
 
 @pytest.mark.parametrize(

@@ -103,6 +103,31 @@ class TestTransfers:
         assert (tmp_path / "b").read_bytes() == b"before"
         assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b"]
 
+    @pytest.mark.parametrize("size", [1000, 2 * PART + 5])
+    def test_what_is_damaged_on_its_way_to_the_server_is_an_error(
+        self, transfers: Transfers, proxy: S3Proxy, client: Any, tmp_path: Path, size: int
+    ) -> None:
+        source = write(tmp_path / "a", os.urandom(size))
+        proxy.faults.append(Fault("PUT", "damage"))
+        with pytest.raises(TransferError, match=rf"write s3://{transfers.bucket}/k: .*SHA256"):
+            transfers.put_file("k", source)
+        assert keys(client, transfers.bucket) == []
+
+    def test_folders_and_files_travel_side_by_side(
+        self, transfers: Transfers, proxy: S3Proxy, tmp_path: Path
+    ) -> None:
+        names = [f"{i}" for i in range(20)]
+        for name in names:
+            write(tmp_path / "a" / name, b"x" * 1024)
+        proxy.latency = 0.05
+        began = time.monotonic()
+        transfers.put_folder("d", tmp_path / "a", [])
+        middle = time.monotonic()
+        transfers.get_folder("d", tmp_path / "b", names)
+        # one after the other, each way would take a second
+        assert middle - began < 0.5 and time.monotonic() - middle < 0.5
+        assert proxy.counts() == {"PUT": 21, "GET": 20}
+
     def test_a_silent_server_is_given_up(
         self, transfers: Transfers, proxy: S3Proxy, tmp_path: Path
     ) -> None:
