@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+from collections import Counter
 from typing import Any
+from urllib.parse import urlsplit
 
 from support.project import BYOK8S, Project, clean_environment, kubectl, objects_left
+from support.s3proxy import S3Proxy
 
 # Each job tells its pod, and whether it found its folder as it should: without what others left
 SNAKEFILE = """
@@ -60,6 +63,135 @@ def test_one_that_fails_one_beyond_its_memory_and_a_long_one_touch_no_other(
     where = hosts(project, *plain, "long", "alone")
     assert len({where[name] for name in plain}) < len(plain), "pods are shared"
     assert where["alone"] not in {where[name] for name in (*plain, "long")}
+    assert objects_left(cluster) == []
+
+
+# A minute is the shortest limit that Snakemake knows
+LIMITED = """
+rule all:
+    input: expand("out/{name}.txt", name=config["names"])
+rule work:
+    output: "out/{name}.txt"
+    log: "logs/{name}.log"
+    resources: runtime=lambda wildcards: 1 if wildcards.name == "slow" else 60
+    shell:
+        '''
+        echo last words > {log}
+        case {wildcards.name} in slow) sleep 150 & sleep 150;; esac
+        hostname > {output}
+        '''
+"""
+
+
+def test_a_time_limit_is_that_of_one_job(project: Project, cluster: Any) -> None:
+    names = ["a", "b", "slow", "c", "d", "e"]
+    project.write({"Snakefile": LIMITED, "params.json": json.dumps({"names": names})})
+    done = project.run("--keep-going", "--retries=0")
+    assert done.code == 1
+    said = "ran longer than its limit of 60 s; give it more (runtime)"
+    assert f"Failed: work (name=slow): the job {said}" in done.out, done.text
+    assert "last words" in done.out and 60 < done.seconds < 100
+    assert project.get("logs/slow.log") == "last words\n"
+    assert sorted(done_in_order(done.out)) == ["a", "b", "c", "d", "e"], "each once"
+    assert len(set(hosts(project, "a", "b", "c", "d", "e").values())) < 5, "pods are shared"
+    assert objects_left(cluster) == []
+
+
+# Groups are pods of their own, as they are written, whatever goes on around them
+GROUPS = """
+rule all:
+    input: expand("out/{name}.txt", name=list("abcdefgh")), expand("group/{x}.txt", x=[1, 2])
+rule single:
+    output: "out/{name}.txt"
+    shell: "hostname > {output}"
+rule first:
+    output: temp("first/{x}.txt")
+    log: "logs/{x}-first.log"
+    group: "pair"
+    resources: mem_mb=150
+    shell: "hostname > {output}; echo first > {log}"
+rule second:
+    input: "first/{x}.txt"
+    output: "group/{x}.txt"
+    group: "pair"
+    resources: mem_mb=250
+    shell: "cat {input} > {output}; hostname >> {output}"
+"""
+
+
+def test_groups_are_left_as_they_are_written(project: Project, cluster: Any) -> None:
+    project.write({"Snakefile": GROUPS})
+    done = project.run()
+    assert done.code == 0, done.text
+    pairs = [project.get(f"group/{x}.txt").split() for x in (1, 2)]
+    assert all(first == second for first, second in pairs), "both in one pod"
+    assert pairs[0][0] != pairs[1][0], "each connected part of a group is one"
+    singles = hosts(project, *"abcdefgh")
+    assert len(set(singles.values())) < 8, "the others share pods"
+    assert not {pod for pair in pairs for pod in pair} & set(singles.values())
+    kept = project.user_keys()
+    assert "logs/1-first.log" in kept and "first/1.txt" not in kept
+    assert "Nothing to be done" in project.run().out
+    assert objects_left(cluster) == []
+
+
+MANY = """
+rule all:
+    input: "all.txt"
+rule one:
+    input: "in/{n}.txt"
+    output: "out/{n}.txt"
+    shell: "cp {input} {output}"
+rule gather:
+    input: expand("out/{n}.txt", n=range(500))
+    output: "all.txt"
+    shell: "cat {input} > {output}"
+"""
+
+
+def test_requests_of_the_leader_and_of_pods(project: Project, cluster: Any) -> None:
+    """All of a run's, from the checks before it to what it leaves behind."""
+    server = cluster.s3
+    for n in range(500):
+        project.put(f"in/{n}.txt", f"{n}\n")
+    project.write({"Snakefile": MANY})
+    project.env = {
+        "AWS_ACCESS_KEY_ID": server.access_key,
+        "AWS_SECRET_ACCESS_KEY": server.secret_key,
+        "AWS_REGION": server.region,
+    }
+    host = urlsplit(server.endpoint_url).hostname or ""
+    with S3Proxy(server.endpoint_url, host=host) as proxy:
+        done = project.run("--s3-endpoint-url", proxy.endpoint_url)
+        asked = list(zip(proxy.senders, proxy.requests, strict=True))
+    assert done.code == 0, done.text
+    assert len(project.get("all.txt").split()) == 500
+    leader = [(kind, key) for sender, (kind, key) in asked if sender == host]
+    pods = Counter((kind, key) for sender, (kind, key) in asked if sender != host)
+    for requests in (leader, pods.elements()):
+        kinds = Counter(_what(kind, key) for kind, key in requests)
+        print(kinds.total(), kinds.most_common(12))
+    assert len(leader) <= 0.1 * 501, Counter(_what(kind, key) for kind, key in leader)
+    users = {request: count for request, count in pods.items() if ".byok8s/" not in request[1]}
+    # an input is fetched once by its job, what one gives to the other a second time
+    assert users == {("GET", f"in/{n}.txt"): 1 for n in range(500)} | {
+        (kind, f"out/{n}.txt"): 1 for n in range(500) for kind in ("PUT", "GET")
+    } | {("PUT", "all.txt"): 1}
+    ours = pods.total() - sum(users.values())
+    assert ours <= 0.5 * 501, Counter(_what(kind, key) for kind, key in pods if ".byok8s/" in key)
+
+
+def _what(kind: str, key: str) -> str:
+    """A request without what tells it from others of its kind."""
+    return f"{kind} {re.sub(r'[0-9a-f]{8,}|[0-9]+', '*', key)}"
+
+
+def test_without_bundles_each_job_has_a_pod(project: Project, cluster: Any) -> None:
+    names = ["p1", "p2", "p3"]
+    given(project, *names)
+    done = project.run("--no-bundle")
+    assert done.code == 0, done.text
+    assert len(set(hosts(project, *names).values())) == 3
     assert objects_left(cluster) == []
 
 

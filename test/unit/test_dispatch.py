@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from queue import Empty, SimpleQueue
 from types import SimpleNamespace
 from typing import Any
@@ -115,7 +115,7 @@ class Run:
             **given,
         )
 
-    def submit(self, ids: str, rule: str = "small", **fields: Any) -> None:
+    def submit(self, ids: Iterable[str], rule: str = "small", **fields: Any) -> None:
         for id in ids:
             command = None if rule == "script" else COMMAND
             spec = JobSpec("s", "h", ".", (), f"log/{id}", f"r/{id}", command=command)
@@ -147,7 +147,9 @@ class Run:
     def tell(self, request: PodRequest, **news: Any) -> None:
         self.batch.logs[request.id].lines.put(NEWS + json.dumps(news).encode())
 
-    def finish(self, request: PodRequest, ids: str, seconds: float = 0.1, code: int = 0) -> None:
+    def finish(
+        self, request: PodRequest, ids: Iterable[str], seconds: float = 0.1, code: int = 0
+    ) -> None:
         for id in ids:
             self.tell(request, started=id)
             result = json.loads(Result(code, seconds=seconds).dumps())
@@ -178,9 +180,10 @@ def started(**options: Any) -> Run:
 
 
 def test_jobs_nothing_is_known_of_fill_the_nodes_once(run: Run) -> None:
-    run.submit("abcdefgh")
+    run.submit("abcdefgh", cpu=0.95, memory_mb=300, disk_mb=50)
     until(lambda: len(run.bundles()) == 2)
     first, second = run.bundles()
+    assert (first.cpu, first.memory_mb, first.disk_mb) == (0.95, 300, 50), "those of one job"
     assert run.jobs_of(first) | run.jobs_of(second) == set("abcdefgh")
     assert len(run.jobs_of(first)) == 4
     assert (first.deadline_seconds, first.bundle) == (None, True)
@@ -210,6 +213,22 @@ def test_a_pod_that_has_nothing_left_is_sent_more(run: Run) -> None:
     run.finish(pod, "bcd")
     until(lambda: len(run.ended) == 4)
     assert len(run.batch.issued) == 1
+
+
+@pytest.mark.parametrize(("seconds", "sent"), [(0.05, 29), (0.2, 16), (1.0, 4)])
+def test_a_pod_is_sent_many_at_a_time_while_there_are_many(seconds: float, sent: int) -> None:
+    known = Durations(json.dumps({"small": seconds}))
+    run = started(batch=Batch(places=1), durations=known)
+    run.submit([f"job-{n}" for n in range(100)])
+    until(run.bundles)
+    [pod] = run.bundles()
+    run.place(pod)
+    first = run.jobs_of(pod)
+    until(lambda: len(run.batch.logs) == 1)
+    run.finish(pod, sorted(first), seconds=seconds)
+    until(lambda: run.mail(pod))
+    assert len(run.mail(pod)) in (sent, sent + 1)
+    run.dispatcher.stop()
 
 
 def test_what_comes_back_behind_a_long_job_gets_pods_of_its_own(run: Run) -> None:

@@ -23,8 +23,11 @@ from byok8s.workflow.tasks import BUSY_SECONDS, BundlePod, Task, sharing_key
 if TYPE_CHECKING:
     from byok8s.workflow.session import Session
 
-# What a pod is given ahead, so that it need not wait for the leader
+# What a pod is given ahead, so that it need not wait for the leader. Each time costs a request:
+# while there is much to do it is given at least so many jobs, unless they are work for too long.
 AHEAD_SECONDS = 1.5
+LEAST_JOBS = 16
+MOST_AHEAD_SECONDS = 4.0
 POD_SECONDS = 2.0  # of work that is worth one more pod
 MOST_UNKNOWN = 32  # jobs of unknown duration that a pod starts with
 RAMP = 8  # pods at first for a rule nothing is known of, on a cluster of unknown size
@@ -94,8 +97,10 @@ class Sharing:
         self._issue_alone()
         for key, queue in list(self._queues.items()):
             self._set_long_ones_apart(queue)
-            for pod in self._open_pods(key, now):
-                self._feed(pod, queue)
+            pods = self._open_pods(key, now)
+            share = len(queue) // max(1, len(pods))
+            for pod in pods:
+                self._feed(pod, queue, share)
             if queue:
                 self._add_pods(key, queue, now)
         if not any(self._queues.values()):
@@ -139,13 +144,16 @@ class Sharing:
         ]
         return sorted(pods, key=self._load)
 
-    def _feed(self, pod: BundlePod, queue: deque[Task]) -> None:
-        """Send a pod more jobs when it will soon have none."""
+    def _feed(self, pod: BundlePod, queue: deque[Task], share: int) -> None:
+        """Send a pod more jobs when it will soon have none; `share` is its part of the queue."""
         load = self._load(pod)
         if not queue or load >= AHEAD_SECONDS / 2:
             return
         taken: list[Task] = []
-        while queue and (not taken or load < AHEAD_SECONDS):
+        least = min(LEAST_JOBS, share)
+        while queue and (
+            not taken or load < AHEAD_SECONDS or (len(taken) < least and load < MOST_AHEAD_SECONDS)
+        ):
             taken.append(queue.popleft())
             load += self.durations.work([taken[-1].rule])
         pod.mails += 1
