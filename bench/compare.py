@@ -25,7 +25,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import boto3
+sys.path.insert(0, str(Path(__file__).parents[1] / "test"))
+
 import byok8s
 import cpu
 import official
@@ -41,6 +42,7 @@ from byok8s.settings import KubeSettings
 from counting import S3Proxy
 from floor import bare_pods
 from quiet import Strangers, wait_until_quiet
+from support.project import client_of, own_bucket
 from workloads import WORKLOADS, Workload
 
 HERE = Path(__file__).parent
@@ -266,23 +268,10 @@ def _loaded_for_now(layout: Layout, refs: Iterable[str]) -> Iterator[None]:
 @contextmanager
 def _bucket(server: S3Server) -> Iterator[tuple[str, Any]]:
     """A bucket of its own. Never empty: the official plugin deletes buckets that become so."""
-    s3 = boto3.client(
-        "s3",
-        endpoint_url=server.endpoint_url,
-        aws_access_key_id=server.access_key,
-        aws_secret_access_key=server.secret_key,
-        region_name=server.region,
-    )
-    name = f"bench-{uuid.uuid4().hex[:8]}"
-    s3.create_bucket(Bucket=name)
-    s3.put_object(Bucket=name, Key="marker", Body=b"")
-    try:
+    s3 = client_of(server)
+    with own_bucket(s3, f"bench-{uuid.uuid4().hex[:8]}") as name:
+        s3.put_object(Bucket=name, Key="marker", Body=b"")
         yield name, s3
-    finally:
-        for page in s3.get_paginator("list_objects_v2").paginate(Bucket=name):
-            for entry in page.get("Contents", []):
-                s3.delete_object(Bucket=name, Key=entry["Key"])
-        s3.delete_bucket(Bucket=name)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from byok8s.cluster import ClusterInfo, find_by_context
 from byok8s.cluster.native.layout import Layout
 from byok8s.exceptions import ClusterError
 from byok8s.settings import KubeSettings
-from support.project import bucket_keys
+from support.project import client_of, own_bucket
 
 from chaos.drive import Place, run
 from chaos.faults import KINDS, draw
@@ -94,30 +94,19 @@ def _verdict(future: Any, seed: int, expected: dict[str, str], keep: Path) -> Ve
 @contextmanager
 def prepared(info: ClusterInfo) -> Iterator[Place]:
     """A bucket of its own; afterwards it is gone, and the node as it was."""
-    import boto3
-
     server = info.s3
     if server is None or info.driver != "native":
         raise ClusterError("The faults of the node need a cluster of the native driver.")
-    s3 = boto3.client(
-        "s3",
-        endpoint_url=server.endpoint_url,
-        aws_access_key_id=server.access_key,
-        aws_secret_access_key=server.secret_key,
-        region_name=server.region,
-    )
-    client = KubeClient.load(KubeSettings(context=info.context))
-    node = Node(client, Layout.of(info.name))
-    bucket = f"chaos-{uuid.uuid4().hex[:8]}"
-    s3.create_bucket(Bucket=bucket)
-    try:
-        yield Place(info, bucket, s3, node)
-    finally:
-        node.restore()
-        for key in bucket_keys(s3, bucket, ours=True):
-            s3.delete_object(Bucket=bucket, Key=key)
-        s3.delete_bucket(Bucket=bucket)
-        client.close()
+    s3 = client_of(server)
+    with (
+        closing(KubeClient.load(KubeSettings(context=info.context))) as client,
+        own_bucket(s3, f"chaos-{uuid.uuid4().hex[:8]}") as bucket,
+    ):
+        node = Node(client, Layout.of(info.name))
+        try:
+            yield Place(info, bucket, s3, node)
+        finally:
+            node.restore()
 
 
 def find_cluster(name: str) -> ClusterInfo:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from dataclasses import dataclass
 from typing import Any
@@ -260,3 +261,38 @@ def test_what_cannot_run_in_an_image_is_told_before_anything_is_submitted(
     assert "conda environment" in reasons["conda"]
     assert "docker://" in reasons["sif"]
     assert "has benchmark" in reasons["bench"]
+
+
+SHELL = """
+    shell.prefix(f"set -eu; . {workflow.basedir}/scripts/functions.sh; ")
+    rule all:
+        input: "bash.txt", "sh.txt"
+    rule bash:
+        output: report("bash.txt")
+        params: script=workflow.source_path("scripts/say.sh")
+        container: "[samtools]"
+        shell: "greet $BASH_VERSION > {output}; cd /; bash {params.script} >> $OLDPWD/{output}"
+    rule sh:
+        output: ensure("sh.txt", non_empty=True)
+        params: script=workflow.source_path("scripts/say.sh")
+        container: "[perl]"
+        shell: "greet $0 $(perl -e 'print $<') > {output}; sh {params.script} >> {output}"
+"""
+USER = "spec: {containers: [{name: job, securityContext: {runAsUser: 1234}}]}"
+
+
+def test_the_shell_and_the_paths_of_the_snakefile_and_another_user(
+    project: Project, images: Images
+) -> None:
+    project.write(
+        {
+            "Snakefile": snakefile(images, SHELL),
+            "scripts/functions.sh": 'greet() { echo hello "$@"; }\n',
+            "scripts/say.sh": "echo said\n",
+            "user.yaml": USER,
+        }
+    )
+    done = project.run("--pod-template=user.yaml")
+    assert done.code == 0, done.text
+    assert re.fullmatch(r"hello 5\.\S+\nsaid\n", project.get("bash.txt"))
+    assert project.get("sh.txt") == "hello sh 1234\nsaid\n"

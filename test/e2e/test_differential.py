@@ -1,25 +1,32 @@
 """The same rules run in three ways, which must not differ in anything that lasts.
 
-The Snakefile is differential/Snakefile. The ways: as byok8s runs it by default, with the formatted
-commands sent to the pods; with Snakemake in each pod; and with Snakemake alone, which runs the
-jobs on this machine. The runs are made once, for all tests.
+The ways: as byok8s runs it by default, with the formatted commands sent to the pods; with Snakemake
+in each pod; and with Snakemake alone, which runs the jobs on this machine. differential/Snakefile
+has a rule for each thing that the pods do without Snakemake; differential/others has a shell of its
+own, and what Snakemake runs anyway. The runs are made once, for all tests.
 """
 
 from __future__ import annotations
 
-import json
 import re
-import uuid
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.project import Done, Project, bucket_keys, objects_left
+from support.differential import (
+    Change,
+    Way,
+    comparable,
+    differential,
+    each,
+    rules_of,
+    same,
+)
+from support.project import objects_left
 
-WAYS = ("default", "in-pods", "snakemake")  # also the prefixes in the bucket
-SNAKEFILE = Path(__file__).parent / "differential" / "Snakefile"
+FOLDER = Path(__file__).parent / "differential"
+SNAKEFILE = (FOLDER / "Snakefile").read_text()
 GIVEN = {
     "given/plain.txt": "plain\n",
     "given/table.txt": "a\tb\n1\t2\n",
@@ -28,8 +35,8 @@ GIVEN = {
     "scripts/beside.txt": "beside the Snakefile\n",
     "flow.json": '{"workflow_target": ["all", "failures"]}',
     "params.json": '{"colour": "blue", "nested": {"list": [1, "two", null], "key": true}}',
+    "Snakefile": SNAKEFILE,
 }
-Change = tuple[str, str, str]  # a file, and what stands in the place of what in it
 CHANGES: tuple[Change, ...] = (
     ("Snakefile", 'text="a b"', 'text="other"'),  # params
     ("Snakefile", "echo protected >", "echo  protected >"),  # code
@@ -39,112 +46,12 @@ CHANGES: tuple[Change, ...] = (
 )
 
 
-@dataclass
-class Way:
-    """What one way has left behind. Where a text named its prefix, it says PREFIX instead."""
-
-    done: Done
-    objects: dict[str, bytes]
-    records: dict[str, dict[str, Any]]
-    again: list[str]  # what would run again when nothing has changed: rules with reasons
-    changed: list[str]  # the same after CHANGES
-
-    def failures(self) -> dict[str, str]:
-        """Why jobs failed, by rule: what is told of them last."""
-        return dict(re.findall(r"^Failed: (\w+)[^:]*: (.*)$", self.done.out, re.MULTILINE))
-
-
-def run(project: Project, name: str, *options: str) -> Done:
-    """`byok8s run` in one of the ways, into the prefix of its name."""
-    server, keys = project.s3.meta, project.s3._request_signer._credentials
-    env = {
-        "DIFFERENTIAL_SECRET": "not so secret",
-        "AWS_ENDPOINT_URL": server.endpoint_url,
-        "AWS_ACCESS_KEY_ID": keys.access_key,
-        "AWS_SECRET_ACCESS_KEY": keys.secret_key,
-        "WITHOUT_SNAKEMAKE": "0" if name == "in-pods" else "1",
-    }
-    where = ("--local",) if name == "snakemake" else (f"--context={project.context}",)
-    bucket = f"{project.bucket}/{name}"
-    return project.byok8s("flow", "params", "-b", bucket, *where, *options, **env)
-
-
-def write(project: Project, *changes: Change) -> None:
-    """The project as it is given, with changes."""
-    files = {**GIVEN, "Snakefile": SNAKEFILE.read_text()}
-    for name, old, new in changes:
-        assert old in files[name]
-        files[name] = files[name].replace(old, new)
-    project.write(files)
-
-
-def plan(project: Project, name: str) -> list[str]:
-    """What would run, and why."""
-    done = run(project, name, "--dry-run")
-    assert done.code == 0, done.text
-    text = neutral(project, name, done.out.encode()).decode()
-    found = re.findall(r"^\w*(?:rule|checkpoint) (\w+):$(.*?)^$", text, re.MULTILINE | re.DOTALL)
-    # Snakemake's lists are in no order
-    return sorted(f"{rule}: {_reason(fields)}" for rule, fields in found)
-
-
-def _reason(fields: str) -> str:
-    said = re.search(r"^ *reason: (.*)$", fields, re.MULTILINE)
-    return " ".join(sorted(re.split(r"[,:\s]+", said[1].strip()))) if said else ""
-
-
-def neutral(project: Project, name: str, text: bytes) -> bytes:
-    return text.replace(f"{project.bucket}/{name}".encode(), b"PREFIX")
-
-
-def look(project: Project, name: str) -> tuple[dict[str, bytes], dict[str, dict[str, Any]]]:
-    """The user's objects of a way, and its records."""
-    objects, records = {}, {}
-    for key in sorted(bucket_keys(project.s3, project.bucket, ours=True)):
-        prefix, _, inner = key.partition("/")
-        if prefix != name or (inner.startswith(".byok8s/") and "/metadata/" not in inner):
-            continue
-        body = project.s3.get_object(Bucket=project.bucket, Key=key)["Body"].read()
-        if inner.startswith(".byok8s/"):
-            records |= dict(map(json.loads, neutral(project, name, body).splitlines()))
-        else:
-            objects[inner] = neutral(project, name, body)
-    return objects, records
-
-
 @pytest.fixture(scope="module")
 def ways(tmp_path_factory: pytest.TempPathFactory, s3: Any, cluster: Any) -> Iterator[Any]:
     """All three, by name."""
-    bucket = f"test-{uuid.uuid4().hex[:12]}"
-    s3.create_bucket(Bucket=bucket)
-    project = Project(tmp_path_factory.mktemp("differential"), bucket, s3, cluster.context)
-    try:
-        yield {name: _made(project, name) for name in WAYS}
-    finally:
-        for key in bucket_keys(s3, bucket, ours=True):
-            s3.delete_object(Bucket=bucket, Key=key)
-        s3.delete_bucket(Bucket=bucket)
-
-
-def _made(project: Project, name: str) -> Way:
-    write(project)
-    done = run(project, name, "--keep-going")
-    objects, records = look(project, name)
-    again = plan(project, name)
-    write(project, *CHANGES)
-    return Way(done, objects, records, again, plan(project, name))
-
-
-def each(ways: dict[str, Way], of: Callable[[Way], Any]) -> list[Any]:
-    return [of(ways[name]) for name in WAYS]
-
-
-def same(ways: dict[str, Way], of: Callable[[Way], Any]) -> Any:
-    """What all ways have in common; fails where they differ."""
-    first, second, third = each(ways, of)
-    assert second == first
-    assert third == first
-    return first
+    folder = tmp_path_factory.mktemp("differential")
+    with differential(folder, s3, cluster.context, GIVEN, CHANGES) as made:
+        yield made
 
 
 def test_the_same_objects(ways: dict[str, Way], cluster: Any) -> None:
@@ -168,26 +75,19 @@ def test_the_same_bytes_also_of_logs(ways: dict[str, Way]) -> None:
 
 
 def test_the_same_records_but_for_the_times(ways: dict[str, Way]) -> None:
-    # a job's hash has its prefix in it, which tells the ways apart
-    apart = ("starttime", "endtime", "job_hash")
-
-    def comparable(way: Way) -> dict[str, dict[str, Any]]:
-        records = {
-            output: {name: value for name, value in record.items() if name not in apart}
-            for output, record in way.records.items()
-            if record
-        }
+    def but_one(way: Way) -> dict[str, dict[str, Any]]:
+        records = comparable(way)
         # the folder for temporary files is only known where the job runs
         records["s3://PREFIX/made/resources.txt"].pop("shellcmd")
         return records
 
-    records = same(ways, comparable)
+    records = same(ways, but_one)
     assert len(records) > 50
     assert all(record["rule"] and not record["incomplete"] for record in records.values())
 
 
 def test_the_same_runs_again(ways: dict[str, Way]) -> None:
-    failed = {"failures", *(rule for rule in _rules() if rule.startswith("fails_"))}
+    failed = {"failures", *(rule for rule in rules_of(SNAKEFILE) if rule.startswith("fails_"))}
     again = same(ways, lambda way: way.again)
     assert {line.split(":")[0] for line in again} == failed
     changed = same(ways, lambda way: way.changed)
@@ -195,14 +95,10 @@ def test_the_same_runs_again(ways: dict[str, Way]) -> None:
     assert rules == {"all", "params", "protected", "functions", "quoted", "config_values"}
 
 
-def _rules() -> list[str]:
-    return re.findall(r"^(?:rule|checkpoint) (\w+):", SNAKEFILE.read_text(), re.MULTILINE)
-
-
 def test_the_same_failures(ways: dict[str, Way]) -> None:
     assert same(ways, lambda way: way.done.code) == 1
     default, in_pods, alone = each(ways, Way.failures)
-    rules = {rule for rule in _rules() if rule.startswith("fails_")} | {"retried"}
+    rules = {rule for rule in rules_of(SNAKEFILE) if rule.startswith("fails_")} | {"retried"}
     assert set(default) == set(in_pods) == rules
     codes = {
         "fails_with_exit": 7,
@@ -220,3 +116,70 @@ def test_the_same_failures(ways: dict[str, Way]) -> None:
     assert default["fails_missing"] == "the command did not make default/failed/missing.txt"
     assert "failed/empty.txt empty" in default["fails_empty"]
     assert "sha256" in default["fails_checksum"]
+
+
+OTHERS = (FOLDER / "others").read_text()
+OTHERS_GIVEN = GIVEN | {
+    "scripts/functions.sh": 'greet() { echo hello "$@"; }\nfail() { return "$1"; }\n',
+    "scripts/write.py": "print(snakemake.params.word, snakemake.rule,"
+    " file=open(snakemake.output[0], 'w'))\nprint('log', file=open(snakemake.log[0], 'w'))\n",
+    "scripts/fail.py": "raise SystemExit(3)\n",
+    "Snakefile": OTHERS,
+}
+OTHERS_CHANGES: tuple[Change, ...] = (
+    ("Snakefile", "echo preferred", "echo  preferred"),
+    ("Snakefile", "factor=2", "factor=3"),
+    ("Snakefile", "cat {input} > {output}; greet here", "cat {input} >{output}; greet here"),
+    ("Snakefile", 'cat {input} > {output}"\n\nrule pipe', 'cat {input} >{output}"\n\nrule pipe'),
+    ("scripts/write.py", "'log'", "'other'"),
+)
+
+
+@pytest.fixture(scope="module")
+def others(tmp_path_factory: pytest.TempPathFactory, s3: Any, cluster: Any) -> Iterator[Any]:
+    """As `ways`, of the other Snakefile."""
+    folder = tmp_path_factory.mktemp("others")
+    with differential(folder, s3, cluster.context, OTHERS_GIVEN, OTHERS_CHANGES) as made:
+        yield made
+
+
+def test_others_leave_the_same_objects_and_records(others: dict[str, Way], cluster: Any) -> None:
+    table = "logs/repeated.tsv"  # of which only the form is the same
+    common = same(others, lambda way: {k: v for k, v in way.objects.items() if k != table})
+    assert {len(lines) for lines in each(others, lambda w: w.objects[table].split(b"\n"))} == {4}
+    assert common["made/prefixed.txt"].startswith(b"hello world /")
+    assert common["made/source.txt"] == b"TEXT\n" and common["made/grouped.txt"].count(b"\n") == 2
+    assert not [name for name in common if name.startswith(("failed/", "made/group-temp"))]
+
+    def without_some(way: Way) -> dict[str, dict[str, Any]]:
+        records = comparable(way)
+        # names a file of Snakemake's own cache, another one in each run
+        records["s3://PREFIX/made/source.txt"].pop("shellcmd")
+        # temporary files of a group never leave its pod, and nothing is known of them
+        records["s3://PREFIX/made/grouped.txt"].pop("input_checksums")
+        # of a group that fails, Snakemake also records the jobs that never began
+        records.pop("s3://PREFIX/failed/in-group.txt", None)
+        return records
+
+    assert len(same(others, without_some)) > 20
+    assert objects_left(cluster) == []
+
+
+def test_others_run_again_for_the_same_reasons(others: dict[str, Way]) -> None:
+    failed = {"failures", "fails_after_it", *(r for r in rules_of(OTHERS) if "fails_in" in r)}
+    assert {line.split(":")[0] for line in same(others, lambda way: way.again)} == failed
+    changed = same(others, lambda way: way.changed)
+    rules = {line.split(":")[0] for line in changed} - failed
+    assert rules >= {"preferred", "used", "runs", "script", "here", "group_second", "after"}
+    assert not rules & {"prefixed", "source", "beside", "reported", "number", "branched"}
+
+
+def test_others_fail_the_same(others: dict[str, Way]) -> None:
+    assert same(others, lambda way: way.done.code) == 1
+    default, in_pods, alone = each(others, Way.failures)
+    assert default == in_pods
+    assert default["fails_in_function"] == "the command exited with code 6"
+    assert default["fails_after_it+fails_in_group"] == "the command exited with code 9"
+    assert alone["fails_in_group"] == "the command exited with code 9 (on this machine)"
+    assert default["fails_in_script"] == "the command exited with code 3"
+    assert set(alone) == {"fails_in_function", "fails_in_group", "fails_in_script"}

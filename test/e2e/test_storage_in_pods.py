@@ -6,8 +6,10 @@ import os
 import re
 import subprocess
 import textwrap
+import threading
 import uuid
 from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,7 +17,7 @@ from urllib.parse import urlsplit
 import pytest
 from byok8s.cluster import ClusterInfo, S3Server
 from byok8s.worker.s3 import RETRIES
-from support.project import Project
+from support.project import Project, own_bucket
 from support.s3proxy import Fault, S3Proxy
 
 
@@ -42,11 +44,16 @@ def secure(server: S3Server, tmp_path: Path) -> Iterator[S3Proxy]:
         yield running
 
 
+@pytest.fixture
+def other(s3: Any) -> Iterator[str]:
+    """A second bucket, removed afterwards."""
+    with own_bucket(s3, f"test-{uuid.uuid4().hex[:12]}") as name:
+        yield name
+
+
 def test_pods_know_authority_encryption_and_storage_class(
-    project: Project, server: S3Server, secure: S3Proxy, tmp_path: Path
+    project: Project, other: str, server: S3Server, secure: S3Proxy, tmp_path: Path
 ) -> None:
-    other = f"test-{uuid.uuid4().hex[:12]}"
-    project.s3.create_bucket(Bucket=other)
     project.s3.put_object(Bucket=other, Key="in.txt", Body=b"other\n")
     project.put("in.txt", "ours\n")
     text = f"""
@@ -88,8 +95,52 @@ def test_pods_know_authority_encryption_and_storage_class(
     puts = [headers for kind, _, headers in asked if kind == "PUT"]
     assert {headers["x-amz-server-side-encryption"] for headers in puts} == {"AES256"}
     assert {headers["x-amz-storage-class"] for headers in puts} == {"STANDARD_IA"}
-    project.s3.delete_object(Bucket=other, Key="in.txt")
-    project.s3.delete_bucket(Bucket=other)
+
+
+@pytest.fixture
+def website(server: S3Server, tmp_path: Path) -> Iterator[str]:
+    """A folder with a file, by HTTP, where pods find this machine."""
+
+    class Handler(SimpleHTTPRequestHandler):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args, directory=str(tmp_path / "site"))
+
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site/in.txt").write_text("web\n")
+    host = urlsplit(server.endpoint_url).hostname or ""
+    with ThreadingHTTPServer((host, 0), Handler) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield f"http://{host}:{running.server_port}/in.txt"
+        running.shutdown()
+
+
+def test_files_of_other_storage_plugins(
+    project: Project, other: str, server: S3Server, website: str
+) -> None:
+    """Where they are installed, in this Python and so in the worker image."""
+    for plugin in ("http", "s3"):
+        pytest.importorskip(f"snakemake_storage_plugin_{plugin}")
+    project.s3.put_object(Bucket=other, Key="in.txt", Body=b"other\n")
+    text = f"""
+        storage official:
+            provider="s3", endpoint_url="{server.endpoint_url}", region="{server.region}",
+            access_key="{server.access_key}", secret_key="{server.secret_key}"
+        rule all:
+            input: "out.txt", "lean.txt"
+        rule others:
+            input: storage.http("{website}"), storage.official("s3://{other}/in.txt")
+            output: "out.txt"
+            shell: "cat {{input}} > {{output}}"
+        rule ours:
+            input: "out.txt"
+            output: "lean.txt"
+            shell: "cat {{input}} > {{output}}"
+        """
+    project.write({"Snakefile": textwrap.dedent(text)})
+    done = project.run()
+    assert done.code == 0, done.text
+    assert project.get("lean.txt") == "web\nother\n"
+    assert "Nothing to be done" in project.run().out
 
 
 def test_a_file_larger_than_the_pods_memory(

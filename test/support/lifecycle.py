@@ -20,6 +20,7 @@ from byok8s import cluster
 from byok8s.cluster.native import cgroups, processes, remnants
 from byok8s.cluster.native.layout import BRIDGE, Layout
 from byok8s.progress import PlainReporter
+from support.project import client_of
 
 NAME = "life"
 SETTINGS = """net.ipv4.ip_forward net.bridge.bridge-nf-call-iptables vm.overcommit_memory
@@ -102,17 +103,9 @@ def worker_image() -> str:
 
 
 def s3() -> Any:
-    import boto3
-
     known = cluster.find_by_context(f"byok8s-{NAME}")
     assert known is not None and known.s3 is not None
-    return boto3.client(
-        "s3",
-        endpoint_url=known.s3.endpoint_url,
-        aws_access_key_id=known.s3.access_key,
-        aws_secret_access_key=known.s3.secret_key,
-        region_name=known.s3.region,
-    )
+    return client_of(known.s3)
 
 
 def kill_everything() -> int:
