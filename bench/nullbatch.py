@@ -27,6 +27,9 @@ class NullBatch:
     def places(self, request: Any) -> None:
         """How many such pods there is room for: nobody knows."""
 
+    def check(self, request: Any) -> None:
+        """Everything fits."""
+
     def issue(self, request: PodRequest, *_: Any) -> None:
         began = time.thread_time()
         spec = JobSpec.loads(request.env[JOB_VARIABLE])
