@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +98,7 @@ class TestOptions:
     ) -> None:
         monkeypatch.delenv("AWS_ENDPOINT_URL_S3")
         where = Bucket(bucket, proxy.endpoint_url, server.region, options=self.OPTIONS)
-        monkeypatch.setenv(S3_VARIABLE, replace(where, storage_class="X").dumps())
+        monkeypatch.setenv(S3_VARIABLE, where.changed(storage_class="X").dumps())
         client.create_bucket(Bucket=f"{bucket}-2")
         provider = StorageProvider(tmp_path / "local", logging.getLogger("test"))
         for name in (bucket, f"{bucket}-2"):
