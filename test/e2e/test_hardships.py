@@ -23,7 +23,8 @@ def told(cluster: ClusterInfo) -> dict[str, Any]:
     """What hardships.py saw. The session's cluster is only needed for all to be built."""
     with tempfile.TemporaryDirectory(prefix="b8-", dir="/tmp") as folder:
         done = subprocess.run(
-            [SUPPORT / "private-machine", folder, sys.executable, SUPPORT / "hardships.py"],
+            [SUPPORT / "private-machine", folder, sys.executable, "-m", "support.hardships"],
+            cwd=SUPPORT.parent,
             capture_output=True,
             text=True,
             timeout=900,

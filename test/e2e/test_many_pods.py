@@ -69,8 +69,10 @@ def test_case_16_many_finished_pods_are_told_and_collected_within_a_minute(
             time.sleep(0.2)
         assert time.monotonic() - began < 60
         assert batch.updates(0.5) is None
-    assert statistics.median(delays) < 0.3
     calls = sum(client.calls.values())  # with those that are for the run as a whole
+    cut = statistics.quantiles(delays, n=100)
+    print(f"{calls / COUNT:.3f} calls each; delays {cut[49]:.3f} s, 99th {cut[98]:.3f} s")
+    assert cut[49] < 0.3
     assert calls / COUNT <= 1.2, client.calls
 
 

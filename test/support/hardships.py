@@ -34,6 +34,7 @@ from byok8s.cluster.native import components, processes
 from byok8s.cluster.native.layout import Layout
 from byok8s.progress import PlainReporter
 from byok8s.settings import KubeSettings
+from support.nodes import healthy_node
 
 NAME = "hard"
 
@@ -143,7 +144,7 @@ def lost(lab: Lab) -> dict[str, Any]:
 
     batch_system.manifest = soon_given_up
     try:
-        with lab.running("lost", terminating=5.0) as batch:
+        with healthy_node(lab.client, "other"), lab.running("lost", terminating=5.0) as batch:
             pid = kubelet_pid()
             os.kill(pid, signal.SIGSTOP)
             told = lab.tell(wait_for(batch, "failed"))
