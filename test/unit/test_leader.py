@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import logging
 import subprocess
 import sys
 import threading
@@ -21,6 +22,7 @@ from byok8s.workflow.persistence import BucketPersistence, RecordLog
 from byok8s.workflow.rounds import Bell, Rounds
 from snakemake.io import AnnotatedString, IOFile, flag
 from snakemake.jobs import Job
+from snakemake.logging import logger
 from snakemake.persistence import MetadataRecord, PersistenceBase
 from snakemake.rules import Rule
 from support.quiet import Quiet
@@ -392,3 +394,38 @@ def test_a_record_is_the_one_that_snakemake_makes(
         made[key] = json.loads(json.dumps(record))
     assert made == theirs
     assert made["one.txt"]["params"] == ["[1, 2]"]
+
+
+def test_the_log_file_says_of_a_finished_job_what_snakemake_says(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    heard: list[int] = []
+
+    class Ear(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if getattr(record, "event", None) == "job_finished":
+                heard.append(record.__dict__["job_id"])
+
+    def both(self: Any, message: str, extra: Any = None, **_: Any) -> None:
+        if not extra or extra["event"] != "job_finished":
+            return
+        (handler,) = self._manager.logfile_handlers
+        stream = handler.setStream(io.StringIO())
+        logger.addHandler(ear := Ear())
+        for wanted in ({extra["job_id"]}, set()):
+            self.wanted = wanted
+            info(self, message, extra=extra)
+            told.append(handler.stream.getvalue())
+            handler.setStream(io.StringIO())
+        logger.removeHandler(ear)
+        handler.setStream(stream)
+
+    info = tuning._SchedulerLog.info
+    monkeypatch.setattr(tuning._SchedulerLog, "info", both)
+    monkeypatch.setattr(tuning, "timestamp", lambda: "[now]")
+    monkeypatch.setattr("snakemake.logging.timestamp", lambda: "[now]")
+    run('rule one:\n    output: "one.txt"\n    shell: "echo 1 > {output}"\n')
+    theirs, ours = told
+    assert ours == theirs == "[now]\nFinished jobid: 0 (Rule: one)\n"
+    assert heard == [0], "only where somebody wants it"

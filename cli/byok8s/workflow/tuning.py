@@ -16,8 +16,10 @@ from typing import Any
 from snakemake.io import is_flagged
 from snakemake.io.fmt import fmt_iofile
 from snakemake.jobs import Job
-from snakemake.logging import format_resources, format_wildcards, timestamp
+from snakemake.logging import format_resources, format_wildcards, logger, timestamp
+from snakemake.scheduling import job_scheduler
 from snakemake.utils import QuotedFormatter, SequenceFormatter
+from snakemake_interface_logger_plugins.common import LogEvent
 
 from byok8s.workflow.provenance import outside_names
 from byok8s.workflow.shortcuts import take_shortcuts
@@ -40,8 +42,10 @@ def tune(workflow: Any) -> None:
     take_shortcuts()
     _log_without_whereabouts()
     Job.shellcmd = property(_shellcmd)
+    job_scheduler.logger = logger
     if not workflow.output_settings.verbose:  # then it is for the screen, too
         Job.log_info = _log_info_briefly
+        job_scheduler.logger = _SchedulerLog(workflow.logger_manager)
     Job.is_pipe_or_service_input = (
         _is_pipe_or_service_input if _has_pipes(workflow.rules) else lambda job, path: False
     )
@@ -120,6 +124,8 @@ def _log_info_briefly(job: Any, indent: bool = False, printshellcmd: bool = True
     """
     special = indent or job.rule.message or job.rule.is_checkpoint or job.rule.is_handover
     if special or job.is_local or job.dag.workflow.dryrun:
+        if isinstance(job_scheduler.logger, _SchedulerLog):
+            job_scheduler.logger.wanted.add(job.jobid)
         _log_info(job, indent, printshellcmd)
         return
     files = (
@@ -139,10 +145,36 @@ def _log_info_briefly(job: Any, indent: bool = False, printshellcmd: bool = True
     lines = [f"    {name}: {value}" for name, value in fields.items() if value or name == "jobid"]
     told = [timestamp(), f"rule {job.rule.name}:", *lines]
     text = "\n".join(["", *told, f"Shell command: {job.shellcmd}", ""])
-    for handler in job.dag.workflow.logger_manager.logfile_handlers:
+    _write(job.dag.workflow.logger_manager, text)
+
+
+def _write(manager: Any, text: str) -> None:
+    """Into Snakemake's log file."""
+    for handler in manager.logfile_handlers:
         with handler.lock:
             if handler.stream:  # None once it is closed
                 handler.stream.write(text)
+
+
+class _SchedulerLog:
+    """Snakemake's logger as its scheduler has it: that a job is finished goes to the file alone.
+
+    Of jobs that are `wanted`, by their ids, others are told as well.
+    """
+
+    def __init__(self, manager: Any) -> None:
+        self._manager = manager
+        self.wanted: set[int] = set()
+
+    def info(self, message: Any, *values: Any, extra: Any = None, **options: Any) -> None:
+        routine = extra and extra.get("event") is LogEvent.JOB_FINISHED
+        if routine and extra["job_id"] not in self.wanted:
+            _write(self._manager, f"{timestamp()}\n{message}\n")
+        else:
+            logger.info(message, *values, extra=extra, **options)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(logger, name)
 
 
 def _has_pipes(rules: Iterable[Any]) -> bool:
