@@ -104,7 +104,7 @@ def _executions(record: Record, expected: Mapping[str, str]) -> Iterator[Finding
         if not by_job[job]:
             yield Finding("never", f"{job} is of no execution")
     for job, some in by_job.items():
-        for one, after in pairwise(some):
+        for one, after in pairwise(e for e in some if not _is_ghost(e, record.struck)):
             if not is_disturbed(one, record):
                 yield Finding(
                     "duplicate",
@@ -131,6 +131,14 @@ def is_disturbed(execution: Execution, record: Record) -> bool:
         if (in_pod or on_node) and not _is_told(execution, struck.at, record):
             return True
     return False
+
+
+def _is_ghost(execution: Execution, struck: Sequence[Struck]) -> bool:
+    """Whether a command began in a pod that had been deleted with grace 0, and lived on unseen."""
+    return any(
+        each.kind == "delete_now" and execution.pod in each.pods and each.at <= execution.began
+        for each in struck
+    )
 
 
 def _is_told(execution: Execution, by: float, record: Record) -> bool:

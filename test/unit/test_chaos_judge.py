@@ -147,3 +147,13 @@ def test_the_table_counts_by_kind_of_fault() -> None:
     assert totals(verdicts).startswith("2 leaders, of which 0 were killed")
     assert totals(verdicts).endswith("5 commands, of which 1 once more")
     assert "--seeds 1" in str(verdicts[0]) and "duplicate" in str(verdicts[0])
+
+
+def test_a_command_of_a_pod_that_lives_on_after_its_deletion_is_nobodys_doing() -> None:
+    ghost = replace(AGAIN, pod="pod-ghost", began=100.1)
+    deleted = Struck("delete_now", 99, 99, ("pod-ghost",))
+    assert kinds(record_of(ONCE, ghost, OTHER, struck=(deleted,))) == []
+    later = replace(deleted, at=101, until=101)
+    assert "duplicate" in kinds(record_of(ONCE, ghost, OTHER, struck=(later,)))
+    told = replace(deleted, kind="delete")
+    assert "duplicate" in kinds(record_of(ONCE, ghost, OTHER, struck=(told,)))
