@@ -21,7 +21,8 @@ def told(cluster: ClusterInfo) -> dict[str, Any]:
     # pytest's own folders can have names that are too long for a cluster's sockets
     with tempfile.TemporaryDirectory(prefix="b8-", dir="/tmp") as folder:
         done = subprocess.run(
-            [SUPPORT / "private-machine", folder, sys.executable, SUPPORT / "lifecycle.py"],
+            [SUPPORT / "private-machine", folder, sys.executable, "-m", "support.lifecycle"],
+            cwd=SUPPORT.parent,
             capture_output=True,
             text=True,
             timeout=900,
