@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import threading
 import time
 
 import pytest
@@ -45,6 +46,34 @@ def test_a_failure_shows_reason_tail_and_log(shown: tuple[Display, io.StringIO])
         "  the whole log: s3://b/log",
     ]
     assert [failure.job for failure in display.failures] == [A]
+
+
+def test_other_lines_do_not_come_between_those_of_a_failure(
+    shown: tuple[Display, io.StringIO],
+) -> None:
+    display, stream = shown
+    over = threading.Event()
+
+    def talk() -> None:
+        while not over.is_set():
+            display.note("[1/2] b done in 0.1 s")
+
+    other = threading.Thread(target=talk)
+    other.start()
+    for _ in range(50):
+        display.ended(A, JobFailure(A, "gone", "one\ntwo\n", "s3://b/log"))
+    over.set()
+    other.join()
+    lines = stream.getvalue().splitlines()
+    starts = [n for n, line in enumerate(lines) if line.startswith("Failed: ")]
+    assert len(starts) == 50
+    for start in starts:
+        assert lines[start + 1 : start + 5] == [
+            "  the end of its log:",
+            "    one",
+            "    two",
+            "  the whole log: s3://b/log",
+        ]
 
 
 def test_a_failure_that_is_tried_again_is_no_failed_job(

@@ -157,13 +157,14 @@ class Display:
     def _print_failure(self, failure: JobFailure) -> None:
         again = "; it is tried again" if failure.will_retry else ""
         reason = failure.reason.rstrip(".")
-        self._console.print(f"Failed: {failure.job}: {reason}{again}", style="red")
-        if failure.tail:
-            self.note("  the end of its log:")
-            for line in failure.tail.rstrip().splitlines():
-                self.note(f"    {line}")
-        if failure.log:
-            self.note(f"  the whole log: {failure.log}")
+        with self._console:  # in one piece, since other threads print as well
+            self._console.print(f"Failed: {failure.job}: {reason}{again}", style="red")
+            if failure.tail:
+                self.note("  the end of its log:")
+                for line in failure.tail.rstrip().splitlines():
+                    self.note(f"    {line}")
+            if failure.log:
+                self.note(f"  the whole log: {failure.log}")
 
     def _line(self) -> str:
         with self._lock:
