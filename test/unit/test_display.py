@@ -143,3 +143,26 @@ def test_snakemakes_records_become_events(shown: tuple[Display, io.StringIO]) ->
         "Failed: a: the command exited with code 7 (on this machine)",
         "  the whole log: a.log",
     ]
+
+
+def test_of_jobs_that_fail_at_once_each_is_told_its_own_exit_code(
+    shown: tuple[Display, io.StringIO],
+) -> None:
+    display, _ = shown
+    logger = logging.getLogger("events-at-once")
+    logger.setLevel(logging.INFO)
+    handler = EventHandler(display)
+    logger.addHandler(handler)
+    for number, rule in ((1, "a"), (2, "b")):
+        fields = {"event": "job_info", "jobid": number, "rule_name": rule, "local": True}
+        logger.info("", extra={**fields, "wildcards": {}})
+    for command, code in (("false a", 1), ("false b", 7)):
+        text = f"Command 'set -euo pipefail;  {command}' returned non-zero exit status {code}."
+        logger.error(f"CalledProcessError in file Snakefile:\n{text}")
+    for number, command in ((1, "false a"), (2, "false b")):
+        logger.error("", extra={"event": "job_error", "jobid": number, "shellcmd": command})
+    reasons = [failure.reason for failure in display.failures]
+    assert reasons == [
+        "the command exited with code 1 (on this machine)",
+        "the command exited with code 7 (on this machine)",
+    ]

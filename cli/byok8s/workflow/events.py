@@ -100,8 +100,11 @@ class EventHandler(logging.Handler):
         job = self._here.pop(fields.get("jobid", -1), None)
         if job is None:
             return
-        said = " ".join(self.errors).split("Command '", 1)[0] if self.errors else ""
-        code = command_exit(" ".join(self.errors))
+        # several may fail at a time: what was said of this one quotes its command
+        command = fields.get("shellcmd")
+        own = [text for text in self.errors if command and command in text] or self.errors
+        said = " ".join(own).split("Command '", 1)[0] if own else ""
+        code = command_exit(" ".join(own))
         reason = f"the command exited with code {code}" if code else said or "it failed"
         log = " ".join(fields.get("log") or [])
         self._listener.ended(job, JobFailure(job, f"{reason} (on this machine)", log=log))
