@@ -5,34 +5,17 @@ All on a cluster of its own in a private machine, which nobody else uses.
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import pytest
 from byok8s.cluster import ClusterInfo
-
-SUPPORT = Path(__file__).parent.parent / "support"
+from support.machines import told_by
 
 
 @pytest.fixture(scope="module")
 def told(cluster: ClusterInfo) -> dict[str, Any]:
     """What hardships.py saw. The session's cluster is only needed for all to be built."""
-    with tempfile.TemporaryDirectory(prefix="b8-", dir="/tmp") as folder:
-        done = subprocess.run(
-            [SUPPORT / "private-machine", folder, sys.executable, "-m", "support.hardships"],
-            cwd=SUPPORT.parent,
-            capture_output=True,
-            text=True,
-            timeout=900,
-            check=False,
-        )
-    assert done.returncode == 0, done.stderr
-    answer: dict[str, Any] = json.loads(done.stdout)
-    return answer
+    return told_by("hardships")
 
 
 @pytest.mark.parametrize(

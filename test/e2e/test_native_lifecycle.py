@@ -2,34 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import pytest
 from byok8s.cluster import ClusterInfo
-
-SUPPORT = Path(__file__).parent.parent / "support"
+from support.machines import PRIVATE_MACHINE, told_by
 
 
 @pytest.fixture(scope="module")
 def told(cluster: ClusterInfo) -> dict[str, Any]:
     """What lifecycle.py saw. The session's cluster is only needed for all to be built."""
-    # pytest's own folders can have names that are too long for a cluster's sockets
-    with tempfile.TemporaryDirectory(prefix="b8-", dir="/tmp") as folder:
-        done = subprocess.run(
-            [SUPPORT / "private-machine", folder, sys.executable, "-m", "support.lifecycle"],
-            cwd=SUPPORT.parent,
-            capture_output=True,
-            text=True,
-            timeout=900,
-            check=False,
-        )
-    assert done.returncode == 0, done.stderr
-    answer: dict[str, Any] = json.loads(done.stdout)
+    answer = told_by("lifecycle")
     times = {key: value for key, value in answer.items() if isinstance(value, float)}
     print("seconds:", times)
     return answer
@@ -76,7 +61,7 @@ def test_what_is_in_the_way_is_named(
     folder = tmp_path_factory.mktemp("m")  # short, for the sake of sockets
     create = f"{sys.executable} -m byok8s cluster create --driver native x"
     done = subprocess.run(
-        [SUPPORT / "private-machine", folder, "bash", "-c", f"{obstacle}; {create}"],
+        [PRIVATE_MACHINE, folder, "bash", "-c", f"{obstacle}; {create}"],
         capture_output=True,
         text=True,
         timeout=300,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 import textwrap
 import threading
 import uuid
@@ -17,6 +16,7 @@ from urllib.parse import urlsplit
 import pytest
 from byok8s.cluster import ClusterInfo, S3Server
 from byok8s.worker.s3 import RETRIES
+from support.certificates import self_signed
 from support.project import Project, own_bucket
 from support.s3proxy import Fault, S3Proxy
 
@@ -32,14 +32,7 @@ def secure(server: S3Server, tmp_path: Path) -> Iterator[S3Proxy]:
     """The S3 server with TLS, by a certificate that nobody else trusts: in tmp_path/ca.pem."""
     host = urlsplit(server.endpoint_url).hostname or ""
     pem = tmp_path / "server.pem"
-    subprocess.run(
-        f"openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=test -days 1 -keyout {pem} "
-        f"-out {tmp_path}/ca.pem -addext subjectAltName=IP:{host} "
-        f"-addext basicConstraints=critical,CA:FALSE && cat {tmp_path}/ca.pem >> {pem}",
-        shell=True,
-        check=True,
-        capture_output=True,
-    )
+    self_signed(pem, tmp_path / "ca.pem", host, authority=False)
     with S3Proxy(server.endpoint_url, host=host, certificate=pem) as running:
         yield running
 

@@ -23,10 +23,10 @@ _HOP = {"connection", "keep-alive", "transfer-encoding", "content-length"}
 class Fault:
     """What happens to the next `times` requests of a kind whose key ends with `key`.
 
-        actions: "503", "403", "cut" (no answer), "lose" (the server does its work, its answer is
-        lost), "truncate" (half of the body, then the end of the connection), "short" (half of the
+    actions: "503", "403", "cut" (no answer), "lose" (the server does its work, its answer is
+    lost), "truncate" (half of the body, then the end of the connection), "short" (half of the
     body, as if it were all), "corrupt" (one byte of the body), "damage" (one byte of what is sent),
-        "hang" (no answer for `seconds`).
+    "hang" (no answer for `seconds`).
     """
 
     kind: str  # GET, PUT, HEAD, DELETE, LIST, POST or *

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import ssl
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from byok8s.batch import KubeClient
+from support.certificates import self_signed
 
 CONFIGURATIONS = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations"
 
@@ -31,13 +31,7 @@ class Webhook:
 def webhook(client: KubeClient, folder: Path) -> Iterator[Webhook]:
     """One that is asked for each pod that is made in the client's namespace."""
     pem, certificate = folder / "webhook.pem", folder / "certificate.pem"
-    subprocess.run(
-        f"openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=test -days 1 -keyout {pem} "
-        f"-out {certificate} -addext subjectAltName=IP:127.0.0.1 && cat {certificate} >> {pem}",
-        shell=True,
-        check=True,
-        capture_output=True,
-    )
+    self_signed(pem, certificate)
     made = Webhook()
     server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(made))
     server.daemon_threads = True

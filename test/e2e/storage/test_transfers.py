@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 from byok8s.cluster import S3Server
 from byok8s.worker.s3 import ObjectMissing, TransferError, open_store
 from byok8s.worker.transfer import PART, Transfers
+from support.certificates import self_signed
 from support.objects import keys, write
 from support.s3proxy import Fault, S3Proxy
 
@@ -185,17 +185,10 @@ class TestTransfers:
     def test_tls_with_an_authority_of_ones_own(
         self, proxy: S3Proxy, server: S3Server, bucket: str, tmp_path: Path
     ) -> None:
-        pem = tmp_path / "server.pem"
-        subprocess.run(
-            f"openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=test -days 1 -keyout {pem} "
-            f"-out {pem}.crt -addext subjectAltName=IP:127.0.0.1 "
-            f"-addext basicConstraints=critical,CA:FALSE && cat {pem}.crt >> {pem}",
-            shell=True,
-            check=True,
-            capture_output=True,
-        )
+        pem, certificate = tmp_path / "server.pem", tmp_path / "server.crt"
+        self_signed(pem, certificate, authority=False)
         with S3Proxy(server.endpoint_url, certificate=pem) as tls:
-            trusting = open_store(bucket, tls.endpoint_url, ca_file=f"{pem}.crt", retries=1)
+            trusting = open_store(bucket, tls.endpoint_url, ca_file=str(certificate), retries=1)
             Transfers(trusting).put_file("k", write(tmp_path / "a", b"x"))
             assert tls.counts() == {"PUT": 1}
             with pytest.raises(TransferError, match=r"is not trusted \(UnknownIssuer\)"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -16,6 +15,7 @@ from byok8s.batch.official import official
 from byok8s.batch.permissions import Action, forbidden
 from byok8s.exceptions import ClusterError
 from byok8s.settings import KubeSettings
+from support.certificates import self_signed
 from support.fakeapi import Api, Asked, Says, kubeconfig, refusal, serve
 
 PODS = "/api/v1/namespaces/lab/pods"
@@ -104,13 +104,7 @@ def test_a_pods_token_is_read_again_when_it_was_rotated(
 ):
     """What a leader in a pod has of its ServiceAccount, which the kubelet replaces."""
     pem, authority, token = (tmp_path / name for name in ("server.pem", "ca.crt", "token"))
-    subprocess.run(
-        f"openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=test -days 1 -keyout {pem} "
-        f"-out {authority} -addext subjectAltName=IP:127.0.0.1 && cat {authority} >> {pem}",
-        shell=True,
-        check=True,
-        capture_output=True,
-    )
+    self_signed(pem, authority)
     token.write_text("first")
     (tmp_path / "namespace").write_text("lab\n")
     monkeypatch.setattr(access, "SERVICE_ACCOUNT", tmp_path)
