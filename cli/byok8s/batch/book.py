@@ -365,16 +365,17 @@ class Book:
         """
         now = time.monotonic()
         with self.changed:
-            waiting = [job for job in self._pods.values() if job.wait]
-            found = [job for job in waiting if self._is_over(job, now)]
-            found = [job for job in found if job.wait and job.wait.limit not in spared]
-            for job in found:
-                if job.wait:
-                    lost = job.wait.cause == Cause.NODE_LOST
-                    end = End(job.wait.cause, job.wait.message, disruption=lost)
-                    job.expired = True
-                    self._finish(job, job.wait.end or end)
-        return found
+            waits = [(job, job.wait) for job in self._pods.values() if job.wait]
+            found = [
+                (job, wait)
+                for job, wait in waits
+                if wait.limit not in spared and self._is_over(job, now)
+            ]
+            for job, wait in found:
+                end = End(wait.cause, wait.message, disruption=wait.cause == Cause.NODE_LOST)
+                job.expired = True
+                self._finish(job, wait.end or end)
+        return [job for job, _ in found]
 
     def _is_over(self, job: Job, now: float) -> bool:
         limit = getattr(self._limits, job.wait.limit) if job.wait else None

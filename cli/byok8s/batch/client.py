@@ -31,7 +31,7 @@ PATIENCE_SECONDS = 120.0  # how long one call is retried while the API is down o
 # how long the first calls of a run are retried: a server that is away is told at once, one that
 # refuses for now (429, 5xx) is there, and a moment later it may answer
 FIRST_PATIENCE = {"patience": 0.0, "while_busy": 10.0}
-LONGEST_RETRY_AFTER = 60.0  # of what a server may ask for
+_LONGEST_RETRY_AFTER = 60.0  # of what a server may ask for
 PASSING = frozenset({0, 429, 500, 502, 503, 504})
 TLS = "TLS"
 
@@ -52,6 +52,11 @@ class ApiError(Byok8sError):
     def passing(self) -> bool:
         """Whether the same call may succeed later."""
         return self.status in PASSING and self.reason != TLS
+
+    @property
+    def peace_seconds(self) -> float:
+        """How long the server wants to be left in peace (Retry-After), as far as we heed it."""
+        return min(self.retry_after or 0.0, _LONGEST_RETRY_AFTER)
 
 
 class KubeClient:
@@ -387,5 +392,4 @@ def _pause(state: tenacity.RetryCallState) -> float:
     """Seconds before the next try: exponential with jitter, and never before Retry-After."""
     error = state.outcome.exception() if state.outcome else None
     base: float = random.uniform(0.5, 1.0) * min(8.0, 0.2 * 2 ** (state.attempt_number - 1))  # noqa: S311
-    after = error.retry_after if isinstance(error, ApiError) else None
-    return base if after is None else min(after, LONGEST_RETRY_AFTER) + base
+    return base + (error.peace_seconds if isinstance(error, ApiError) else 0.0)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from byok8s.batch.client import LONGEST_RETRY_AFTER, ApiError, KubeClient, Stream
+from byok8s.batch.client import ApiError, KubeClient, Stream
 from byok8s.batch.ends import Pod
 from byok8s.batch.lists import list_all
 from byok8s.exceptions import Byok8sError
@@ -76,7 +76,8 @@ class PodWatch:
             failures = 0 if time.monotonic() - began > STEADY_SECONDS else failures + 1
             # the first break is answered at once, a server in trouble is left in peace
             pause = random.uniform(0.5, 1.0) * min(10.0, 0.05 * 2**failures)  # noqa: S311
-            self._stop.wait(pause + _asked_for(self.trouble))
+            asked = self.trouble.peace_seconds if isinstance(self.trouble, ApiError) else 0.0
+            self._stop.wait(pause + asked)
 
     def _list(self) -> None:
         query = {"labelSelector": self._selector}
@@ -110,9 +111,3 @@ class PodWatch:
         if kind != "BOOKMARK":
             self._on_event(kind, pod)
         self.version = pod["metadata"]["resourceVersion"]
-
-
-def _asked_for(trouble: Exception | None) -> float:
-    """The seconds that the server wants to be left in peace (Retry-After)."""
-    after = trouble.retry_after if isinstance(trouble, ApiError) else None
-    return min(after or 0.0, LONGEST_RETRY_AFTER)

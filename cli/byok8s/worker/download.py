@@ -148,14 +148,14 @@ class Downloads:
 
         An MD5 of the whole is made in order, of what is written, while more is fetched.
         """
+        from concurrent.futures import ThreadPoolExecutor  # few jobs have large files
+
         starts = range(0, meta.size, proof.part)
 
         def fetch(start: int) -> bytes:
             end = min(start + proof.part, meta.size)
             body = first if start == 0 else self._range(key, meta.etag, start, end)
             return _save(body, file, start, end, proof.of_range())
-
-        from concurrent.futures import ThreadPoolExecutor  # few jobs have large files
 
         digests, whole = [], checksum.md5()
         with ThreadPoolExecutor(PARALLEL, "s3") as pool:

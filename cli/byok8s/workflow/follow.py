@@ -84,7 +84,7 @@ class Follower:
 
     def _open(self, pod: str) -> Any:
         """A bundle's log; None when it cannot be read, which is told, or the run has ended."""
-        from byok8s.batch.client import LONGEST_RETRY_AFTER, ApiError
+        from byok8s.batch import ApiError
 
         refusals = 0
         with self._knocks():
@@ -101,7 +101,7 @@ class Follower:
                         self._tell(Deaf(pod))
                         return None
                     pause = random.uniform(0.5, 1.0) * min(5.0, 0.1 * 2**refusals)  # noqa: S311
-                    self._stop.wait(pause + min(error.retry_after or 0.0, LONGEST_RETRY_AFTER))
+                    self._stop.wait(pause + error.peace_seconds)
         return None
 
     @contextmanager

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +26,19 @@ def with_paths_of_pod(command: Command, rule: Any) -> Command:
 
     Raises NeedsSnakemake for a file that cannot be sent.
     """
-    workflow, text, texts = rule.workflow, command.text, command.texts
-    kept = str(workflow.sourcecache.cache_path)
-    if kept in text:
-        for path in sorted(_files_below(kept), key=len, reverse=True):
-            if path in text:
-                place, content = _copy(path)
-                text, texts = text.replace(path, f"{WORKDIR}/{place}"), (*texts, (place, content))
-        if kept in text:
-            raise NeedsSnakemake(f"names {kept} of this machine in its command")
-    text = _with_folders_of_pod(text, workflow)
-    return command if text == command.text else command.changed(text=text, texts=texts)
+    copies: list[tuple[str, str]] = []
+
+    def in_pod(path: str) -> str:
+        copies.append(_copy(path))
+        return f"{WORKDIR}/{copies[-1][0]}"
+
+    text = _with_sources(command.text, rule.workflow, in_pod)
+    if (kept := _kept_in(rule.workflow)) in text:
+        raise NeedsSnakemake(f"names {kept} of this machine in its command")
+    text = _with_folders_of_pod(text, rule.workflow)
+    if text == command.text:
+        return command
+    return command.changed(text=text, texts=(*command.texts, *copies))
 
 
 def without_paths_here(value: str, workflow: Any) -> str:
@@ -45,13 +47,26 @@ def without_paths_here(value: str, workflow: Any) -> str:
     Snakemake keeps what `workflow.source_path` names in a new folder each time; what counts is its
     name and content.
     """
-    kept = str(workflow.sourcecache.cache_path)
-    if kept in value:
+
+    def content_of(path: str) -> str:
+        digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+        return f"{os.path.basename(path)} {digest}"
+
+    return _with_folders_of_pod(_with_sources(value, workflow, content_of), workflow)
+
+
+def _kept_in(workflow: Any) -> str:
+    """The folder of the copies that `workflow.source_path` names."""
+    return str(workflow.sourcecache.cache_path)
+
+
+def _with_sources(text: str, workflow: Any, in_place: Callable[[str], str]) -> str:
+    """A text with something in the place of each such copy that it names."""
+    if (kept := _kept_in(workflow)) in text:
         for path in sorted(_files_below(kept), key=len, reverse=True):
-            if path in value:
-                digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
-                value = value.replace(path, f"{os.path.basename(path)} {digest}")
-    return _with_folders_of_pod(value, workflow)
+            if path in text:
+                text = text.replace(path, in_place(path))
+    return text
 
 
 def _with_folders_of_pod(text: str, workflow: Any) -> str:

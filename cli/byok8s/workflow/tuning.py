@@ -42,10 +42,9 @@ def tune(workflow: Any) -> None:
     take_shortcuts()
     _log_without_whereabouts()
     Job.shellcmd = property(_shellcmd)
-    job_scheduler.logger = logger
-    if not workflow.output_settings.verbose:  # then it is for the screen, too
-        Job.log_info = _log_info_briefly
-        job_scheduler.logger = _SchedulerLog(workflow.logger_manager)
+    verbose = workflow.output_settings.verbose  # then what the log file says is for the screen, too
+    Job.log_info = _log_info if verbose else _log_info_briefly
+    job_scheduler.logger = logger if verbose else _SchedulerLog(workflow.logger_manager)
     Job.is_pipe_or_service_input = (
         _is_pipe_or_service_input if _has_pipes(workflow.rules) else lambda job, path: False
     )
@@ -124,8 +123,7 @@ def _log_info_briefly(job: Any, indent: bool = False, printshellcmd: bool = True
     """
     special = indent or job.rule.message or job.rule.is_checkpoint or job.rule.is_handover
     if special or job.is_local or job.dag.workflow.dryrun:
-        if isinstance(job_scheduler.logger, _SchedulerLog):
-            job_scheduler.logger.wanted.add(job.jobid)
+        job_scheduler.logger.wanted.add(job.jobid)
         _log_info(job, indent, printshellcmd)
         return
     files = (
