@@ -26,7 +26,7 @@ from workloads import WORKLOADS
 
 HERE = Path(__file__).parent
 PY_SPY = "py-spy==0.4.1"
-RATE = 200  # samples a second
+RATE = 500  # samples a second
 LEAST = 0.4  # percent of all samples, of a frame that is drawn
 _FRAME = re.compile(r"<g><title>([^<]*?) \([\d,]+ samples?, ([\d.]+)%\)</title>.*?</g>", re.DOTALL)
 
@@ -73,10 +73,13 @@ def null_run(project: Path, jobs: int) -> list[str]:
 
 
 def record(command: list[str], project: Path, target: Path, title: str) -> None:
-    """Run a Python script to its end, with samples of all of its threads that work."""
+    """Run a Python script to its end, with samples of the thread that holds the interpreter.
+
+    Of a thread that waits py-spy does not always know that it does.
+    """
     uv = str(Path(sys.executable).parent / "uv")
     spy = [uv, "tool", "run", "--quiet", "--from", PY_SPY, "py-spy", "record"]
-    how = ["--rate", str(RATE), "--format", "flamegraph", "--output", str(target)]
+    how = ["--gil", "--rate", str(RATE), "--format", "flamegraph", "--output", str(target)]
     done = subprocess.run(
         [*spy, *how, "--", sys.executable, *command],
         check=False,

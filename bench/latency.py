@@ -1,12 +1,14 @@
 """One job's 20 inputs of 1 KB when each S3 request takes 50 ms longer.
 
-    .venv/bin/python bench/latency.py
+    .venv/bin/python bench/latency.py [--cluster dev]
 
 A versitygw on loopback, and before it a proxy that waits. The job is started as in a pod, each time
 in a process and folder of its own: by byok8s's worker without Snakemake, by Snakemake with byok8s's
 storage provider and what the leader tells a pod, and by Snakemake with the official plugin, which
 gets its own environment the first time. Prints the seconds from the first request of the process
-until the last input came, the requests until then, and how many waited at a time.
+until the last input came, the requests until then, and how many waited at a time. With --cluster the
+job also runs by `byok8s run` in a pod of that cluster, with the proxy before the cluster's S3 server;
+counted are the pod's requests, from its first one on.
 """
 
 from __future__ import annotations
@@ -20,21 +22,26 @@ import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "test"))
 
 import official
+from byok8s.cluster import ClusterInfo, find_by_context
 from byok8s.progress import reporter
 from byok8s.storage.objects import Objects
 from byok8s.worker.s3 import open_store
 from byok8s.worker.spec import FACTS_VARIABLE, S3_VARIABLE, STORED_VARIABLE
 from byok8s.workflow.storage import Lead
+from support.project import client_of, own_bucket
 from support.s3proxy import Fault, S3Proxy
 from transfer import server
 
 LEAN, OURS, OFFICIAL = "byok8s, no Snakemake in the pod", "byok8s", "official"
+POD = "byok8s, in a pod of a cluster"
 SNAKEFILE = """
 rule one:
     input: expand("in/{i}", i=range(COUNT))
@@ -74,8 +81,11 @@ class TimedProxy(S3Proxy):
 
     def until_inputs_came(self) -> tuple[float, int, int]:
         """Seconds, requests, and how many waited at a time."""
-        gets = [i for i, (kind, key) in enumerate(self.requests) if kind == "GET" and "in/" in key]
-        moments = self.moments[: gets[-1] + 1]
+        last = max(
+            i for i, (kind, key) in enumerate(self.requests) if kind == "GET" and "in/" in key
+        )
+        who = self.senders[last]  # of a run on a cluster, the pod and not the leader
+        moments = [self.moments[i] for i in range(last + 1) if self.senders[i] == who]
         waiting = (sum(m - self.latency < other <= m for m in moments) for other in moments)
         return max(moments) - min(moments) + self.latency, len(moments), max(waiting)
 
@@ -112,12 +122,51 @@ def fetch(side: str, python: Path, proxy: TimedProxy, bucket: str, count: int) -
             sys.exit(f"{side}: {done.stdout}{done.stderr}")
 
 
+def in_a_pod(info: ClusterInfo, latency: float, count: int) -> tuple[float, int, int]:
+    """The same job by `byok8s run` on a cluster."""
+    assert info.s3 is not None
+    s3 = client_of(info.s3)
+    upstream, host = info.s3.endpoint_url, urlsplit(info.s3.endpoint_url).hostname or ""
+    with (
+        own_bucket(s3, f"bench-{uuid.uuid4().hex[:8]}") as bucket,
+        TimedProxy(upstream, host, latency=latency) as proxy,
+        tempfile.TemporaryDirectory() as folder,
+    ):
+        for i in range(count):
+            s3.put_object(Bucket=bucket, Key=f"run/in/{i}", Body=b"x" * 1024)
+        Path(folder, "Snakefile").write_text(SNAKEFILE.replace("COUNT", str(count)))
+        for name in ("flow.json", "params.json"):
+            Path(folder, name).write_text("{}")
+        command = [str(Path(sys.executable).parent / "byok8s"), "run", "flow", "params"]
+        where = ["-b", f"{bucket}/run", f"--context={info.context}"]
+        env = {
+            **os.environ,
+            "AWS_ACCESS_KEY_ID": info.s3.access_key,
+            "AWS_SECRET_ACCESS_KEY": info.s3.secret_key,
+        }
+        done = subprocess.run(
+            [*command, *where, f"--s3-endpoint-url={proxy.endpoint_url}"],
+            check=False,
+            cwd=folder,
+            env=env,
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode:
+            sys.exit(f"{POD}: {done.stdout}{done.stderr}")
+        return proxy.until_inputs_came()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--inputs", type=int, default=20)
     parser.add_argument("--latency", type=float, default=0.05, metavar="SECONDS")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--cluster", help="also in a pod of this cluster of byok8s")
     options = parser.parse_args()
+    info = find_by_context(f"byok8s-{options.cluster}") if options.cluster else None
+    if options.cluster and (info is None or info.s3 is None):
+        parser.error(f"there is no cluster '{options.cluster}' of byok8s with an S3 server")
     logging.disable()
     pythons = {LEAN: Path(sys.executable), OURS: Path(sys.executable)}
     pythons[OFFICIAL] = official.environment(reporter())
@@ -132,6 +181,9 @@ def main() -> None:
                     fetch(side, python, proxy, bucket, options.inputs)
                     taken[side].append(proxy.until_inputs_came())
                     store.delete(["run/out.txt"])
+    if info:
+        turns = range(options.rounds)
+        taken[POD] = [in_a_pod(info, options.latency, options.inputs) for _ in turns]
     print("| | seconds, median | all | requests | waiting at a time |\n| - | - | - | - | - |")
     for side, rows in taken.items():
         seconds, requests, waiting = zip(*rows, strict=True)

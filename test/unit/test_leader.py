@@ -91,6 +91,32 @@ def test_the_size_of_an_input_is_asked_for_once() -> None:
     assert File.asked == 2
 
 
+def test_there_is_no_pause_before_a_round_while_nothing_runs() -> None:
+    made = Rounds.__new__(Rounds)
+    made.workflow = SimpleNamespace(dag=SimpleNamespace(ready_jobs=range(50_000)))
+    made.running = set()
+    assert made._pause() == 0
+    made.running = {"a job"}
+    assert made._pause() == pytest.approx(0.5)
+
+
+def test_of_jobs_that_share_their_needs_one_is_validated(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    monkeypatch.setattr(rounds.JobScheduler, "validate_job", lambda self, job: seen.append(job))
+    made = Rounds.__new__(Rounds)
+    made._valid = {}
+
+    def job(rule: str, needs: dict[str, int], group: bool = False) -> Any:
+        return SimpleNamespace(rule=rule, scheduler_resources=needs, is_group=lambda: group)
+
+    shared, equal = {"_cores": 1}, {"_cores": 1}
+    jobs = [job("a", shared), job("a", shared), job("b", shared), job("a", equal)]
+    jobs += [job("", shared, group=True), job("", shared, group=True)]
+    for one in jobs:
+        made.validate_job(one)
+    assert seen == [jobs[0], jobs[2], *jobs[3:]]
+
+
 def test_a_run_uses_these_parts(folder: Path) -> None:
     run('rule one:\n    output: "one.txt"\n    shell: "echo 1 > {output}"\n')
     assert snakemake.workflow.JobScheduler is Rounds
@@ -334,6 +360,8 @@ def test_a_job_is_local_as_snakemake_says(folder: Path) -> None:
     def both(job: Any) -> bool:
         asked[job.rule.name] = ours = shortcuts._is_local_once(job)
         assert ours is theirs(job)
+        workflow, rule = job.dag.workflow, job.rule
+        assert workflow.is_local(rule) is shortcuts._is_local_rule(workflow, rule)
         return ours
 
     shortcuts.take_shortcuts()

@@ -52,8 +52,11 @@ class Rounds(JobScheduler):
         super().__init__(*args, **kwargs)
         self._open_jobs = Bell(self._pause)
         self._open_jobs.release()
+        self._valid: dict[Any, Any] = {}  # rule -> what one of its jobs needs
 
     def _pause(self) -> float:
+        if not self.running:  # then nothing ends meanwhile
+            return 0.0
         return min(_LONGEST_PAUSE, _SECONDS_PER_JOB * len(self.workflow.dag.ready_jobs))
 
     def progress(self) -> None:
@@ -61,6 +64,13 @@ class Rounds(JobScheduler):
         done, total = self.finished_jobs, len(self.workflow.dag)
         if done == total or done % (total // _PROGRESS_LINES + 1) == 0:
             super().progress()
+
+    def validate_job(self, job: Any) -> None:
+        """Of the jobs of a rule that share one dictionary of needs, only the first is looked at."""
+        rule, needs = None if job.is_group() else job.rule, job.scheduler_resources
+        if rule is None or self._valid.get(rule) is not needs:
+            super().validate_job(job)
+            self._valid[rule] = needs
 
     async def update_input_sizes(self, jobs: Iterable[Any]) -> None:
         """Ask for sizes once: the inputs of a ready job do not change any more."""

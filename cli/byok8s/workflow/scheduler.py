@@ -49,9 +49,18 @@ class Scheduler(Greedy):
         for job in best_first:
             if free.get("_nodes") == 0:  # each job takes at least one
                 break
-            needs = [(name, n) for name, n in job.scheduler_resources.items() if name in free]
-            if all(n <= free[name] for name, n in needs):
+            needs = job.scheduler_resources
+            for name in free:
+                if needs.get(name, 0) > free[name]:
+                    break
+            else:
                 selected.append(job)
-                for name, n in needs:
-                    free[name] -= n
+                for name in free:
+                    free[name] -= needs.get(name, 0)
         return selected
+
+    def job_reward(self, job: Any, input_sizes: Mapping[Any, int]) -> Any:
+        """As greedy has it; most jobs that are ready from the start have no input to look at."""
+        if job.input or self.settings.omit_prioritize_by_temp_and_input:
+            return super().job_reward(job, input_sizes)
+        return (job.priority, 0, 0)

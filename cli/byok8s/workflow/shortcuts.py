@@ -16,11 +16,13 @@ from snakemake.io import get_flag_value, is_flagged, wait_for_files
 from snakemake.iocontainers import ResourceList
 from snakemake.jobs import Job
 from snakemake.rules import Rule
+from snakemake.workflow import Workflow
 from snakemake_interface_common.io import AnnotatedStringInterface
 
 from byok8s.workflow.lead import knows
 
 _is_local = Job.is_local.fget
+_is_local_rule = Workflow.is_local
 _scheduler_resources = Job._get_scheduler_resources
 _expand_resources = Rule.expand_resources
 
@@ -39,7 +41,9 @@ def take_shortcuts() -> None:
             if vars(module).get(name) is old:
                 setattr(module, name, new)
     Job.is_local = property(_is_local_once)
+    Workflow.is_local = _is_local_rule_once
     Job._get_scheduler_resources = _scheduler_resources_once
+    Job.scheduler_resources = property(_scheduler_resources_once)
     Rule.expand_resources = _expand_resources_once
 
 
@@ -81,10 +85,16 @@ def _get_function_params(function: Callable[..., Any]) -> Any:
 
 def _is_local_once(job: Any) -> bool:
     """Whether a job runs on the leader's machine: by its rule, and by flags of its files."""
-    kept = job.__dict__
-    if "byok8s_is_local" not in kept:
-        kept["byok8s_is_local"] = _is_local(job)
-    known: bool = kept["byok8s_is_local"]
+    known: bool | None = job.__dict__.get("byok8s_is_local")
+    if known is None:
+        known = job.byok8s_is_local = bool(_is_local(job))
+    return known
+
+
+def _is_local_rule_once(workflow: Any, rule: Any) -> bool:
+    known: bool | None = rule.__dict__.get("byok8s_is_local")
+    if known is None:
+        known = rule.byok8s_is_local = bool(_is_local_rule(workflow, rule))
     return known
 
 
@@ -124,7 +134,7 @@ def _scheduler_resources_once(job: Any) -> Any:
     """
     if job._scheduler_resources is None:
         own = job._aux_resources or not _computes_nothing(job.rule, frozenset({"tmpdir"}))
-        if own or job.dag.workflow.local_exec or job.is_local:
+        if own or job.is_local:  # as all are without a cluster
             return _scheduler_resources(job)
         kept = job.rule.__dict__
         if "byok8s_scheduler_resources" not in kept:
