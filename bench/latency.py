@@ -6,9 +6,9 @@ A versitygw on loopback, and before it a proxy that waits. The job is started as
 in a process and folder of its own: by byok8s's worker without Snakemake, by Snakemake with byok8s's
 storage provider and what the leader tells a pod, and by Snakemake with the official plugin, which
 gets its own environment the first time. Prints the seconds from the first request of the process
-until the last input came, the requests until then, and how many waited at a time. With --cluster the
-job also runs by `byok8s run` in a pod of that cluster, with the proxy before the cluster's S3 server;
-counted are the pod's requests, from its first one on.
+until the last input came, the requests until then, and how many waited at a time. With --cluster
+the job also runs by `byok8s run` in a pod of that cluster, with the proxy before the cluster's S3
+server; counted are the pod's requests, from its first one on.
 """
 
 from __future__ import annotations

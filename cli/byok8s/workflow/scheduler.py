@@ -50,8 +50,8 @@ class Scheduler(Greedy):
             if free.get("_nodes") == 0:  # each job takes at least one
                 break
             needs = job.scheduler_resources
-            for name in free:
-                if needs.get(name, 0) > free[name]:
+            for name, left in free.items():
+                if needs.get(name, 0) > left:
                     break
             else:
                 selected.append(job)
