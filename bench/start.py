@@ -42,7 +42,7 @@ STEPS = {
     "byok8s.workflow.executor": ["Executor.run_jobs", "Executor.shutdown", "Executor._ended"],
     "byok8s.workflow.persistence": ["RecordLog.load"],
     "byok8s.storage.inventory": ["Inventory._list"],
-    "byok8s.storage.bucket": ["_checked_as_used", "_client", "_Bucket.ask"],
+    "byok8s.storage.bucket": ["_checked_as_used", "_client", "BotoBucket.ask"],
     "snakemake.workflow": ["Workflow._build_dag", "Workflow.execute", "Workflow.include"],
 }
 IMPORTS = ("botocore.session", "snakemake.api", "byok8s.workflow.bucket")
@@ -149,7 +149,7 @@ class Wrapping(importlib.abc.MetaPathFinder):
             from byok8s.batch.client import _resource
 
             return f"Kubernetes: {arguments[2]} {_resource(arguments[3])}"
-        if path == "_Bucket.ask":
+        if path == "BotoBucket.ask":
             return f"S3: {arguments[1]}"
         return "a job has ended" if path == "Executor._ended" else path
 

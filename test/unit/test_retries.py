@@ -48,6 +48,7 @@ class Lab(Executor):
     def __init__(self, **policy: Any) -> None:
         self.job = SimpleNamespace(restart_times=2, attempt=1)
         self.told: list[int] = []
+        self.cut_short: list[Any] = []
         self.listener = Listener()
         self.dispatcher = Dispatcher()
         self.workflow = SimpleNamespace(execution_settings=SimpleNamespace(keep_going=False))
@@ -56,6 +57,7 @@ class Lab(Executor):
             batch=SimpleNamespace(logs=lambda id, tail_lines: "the last words"),
             log_url=lambda id, attempt: f"log-{attempt}",
             facts=lambda job, tried: {"tried": tried},
+            cut_short=self.cut_short.append,
         )
         self._dispatcher = self.dispatcher  # type: ignore[assignment]
         self._lock = threading.Lock()
@@ -91,6 +93,7 @@ def test_a_disruption_is_not_told_to_snakemake():
     assert [task.id for task in lab.dispatcher.submitted] == list(lab._jobs) == ["id"]
     # which may have left half of its outputs
     assert lab.dispatcher.submitted[-1].spec.facts == {"tried": True}
+    assert lab.cut_short == [lab.job]
 
 
 def test_too_many_disruptions_are_the_end_though_retries_are_left():
@@ -147,7 +150,7 @@ def test_a_retry_waits_before_snakemake_hears_of_it():
     lab = Lab()
     lab._retries = Retries(RetryPolicy(first_wait=0.2, jitter=lambda: 0.0), lambda: None)
     lab.fail(exit_code=1)
-    assert lab.told == []
+    assert lab.told == [] == lab.cut_short
     threading.Event().wait(0.4)
     assert lab.told == [1]
 
@@ -158,6 +161,7 @@ def test_a_store_that_is_away_is_a_disruption(shared: bool):
     for _ in range(2):
         cause = None if shared else Cause.COMMAND_FAILED
         lab.fail(cause, exit_code=113, storage_away=True, error="Could not read s3://b/k.")
+    assert lab.cut_short == [lab.job] * 2, "an upload could not be ended either"
     assert lab.told == [] and len(lab.dispatcher.submitted) == 2
     assert lab.listener.again[0] == (
         "r: Could not read s3://b/k. It is run again and charged no retry (disruption 1 of 2)."

@@ -39,7 +39,7 @@ class Listener:
 def make(credentials: Any, listener: Any) -> Session:
     made = Session(
         client=None,  # type: ignore[arg-type]
-        lease=SimpleNamespace(held=False),  # type: ignore[arg-type]
+        lease=SimpleNamespace(held=False, before=None),  # type: ignore[arg-type]
         s3=S3Settings(S3Location("bucket", "pre"), "http://s3:7070", "eu-west-1"),
         objects=None,  # type: ignore[arg-type]
         credentials=credentials,

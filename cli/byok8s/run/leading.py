@@ -29,6 +29,12 @@ class Leading:
         self._keep = keep
         self._lost = ""
         self._live = ""
+        self._left = False
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing of the run goes on, with this leader or another one."""
+        return not (self._lost or self._left)
 
     @property
     def stopping(self) -> str:
@@ -122,6 +128,7 @@ class Leading:
         self._live = f"{pods}, with their Secret and ConfigMap," if running + waiting else ""
         if self._keep and running + waiting:
             session.leave()
+            self._left = True
             return Interrupted(
                 f"Interrupted: left {pods} in the cluster, as --on-exit=keep asks; the same "
                 f"command goes on with them, and this removes them: {removal(session)}"

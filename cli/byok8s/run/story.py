@@ -86,6 +86,8 @@ def _execute(settings: RunSettings, ready: Ready, display: Display) -> tuple[str
                 _close(bucket, display)
             finally:
                 leading.end()
+            if bucket is not None and leading.is_over:
+                _end_uploads(bucket, session.unfinished if session else set(), display)
             if bucket is not None and settings.dry_run:
                 _say_pending(display, *bucket.inputs.pending())
 
@@ -97,6 +99,17 @@ def _close(bucket: WorkflowBucket | None, display: Display) -> None:
             bucket.close()
         except StorageError as error:
             display.warn(str(error))
+
+
+def _end_uploads(bucket: WorkflowBucket, keys: set[str], display: Display) -> None:
+    """Leave nothing in the bucket of what killed pods had begun to store."""
+    try:
+        bucket.end_uploads(keys)
+    except StorageError as error:
+        display.warn(
+            f"Parts of unfinished uploads may be left in {bucket.s3.location} ({error}) "
+            "A lifecycle rule of the bucket can remove them."
+        )
 
 
 def _plan(settings: RunSettings, ready: Ready) -> Plan:

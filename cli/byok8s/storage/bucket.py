@@ -19,6 +19,8 @@ _PERMISSIONS = {
     "put_object": "s3:PutObject",
     "head_object": "s3:GetObject",
     "delete_object": "s3:DeleteObject",
+    "list_multipart_uploads": "s3:ListBucketMultipartUploads",
+    "abort_multipart_upload": "s3:AbortMultipartUpload",
 }
 
 
@@ -36,7 +38,7 @@ def check_bucket(s3: S3Settings, account: Account) -> S3Settings:
         if checked := _checked_as_used(s3, credentials, key):
             return checked
         attempts = 1  # a silent server is waited for twice
-    bucket = _Bucket(s3, account.source, credentials, _client(s3, credentials, attempts))
+    bucket = BotoBucket.of(s3, account, attempts)
     listed = bucket.ask("list_objects_v2", Prefix=s3.location.key(""), MaxKeys=1)
     written = bucket.ask("put_object", Key=key, Body=_TEXT, **_encryption(s3.options))
     try:
@@ -134,11 +136,19 @@ def _client(s3: S3Settings, credentials: Credentials, attempts: int) -> Any:
 
 
 @dataclass(frozen=True)
-class _Bucket:
+class BotoBucket:
+    """The bucket by botocore: for what obstore has no word for, and to find out what is wrong."""
+
     s3: S3Settings
     source: str
     credentials: Credentials
     client: Any
+
+    @classmethod
+    def of(cls, s3: S3Settings, account: Account, attempts: int) -> BotoBucket:
+        """`attempts` are those of each request."""
+        credentials = account.current()
+        return cls(s3, account.source, credentials, _client(s3, credentials, attempts))
 
     def ask(self, operation: str, **arguments: Any) -> Any:
         """One request; raises StorageError, in whose sentence no key is to be seen."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,6 +13,7 @@ from byok8s.settings import S3Settings
 from byok8s.storage.bucket import describe
 from byok8s.storage.inventory import OURS
 from byok8s.storage.objects import Objects
+from byok8s.storage.uploads import end_uploads
 from byok8s.worker.s3 import open_bucket
 from byok8s.workflow.api import PROVIDER
 from byok8s.workflow.globbing import BucketGlob
@@ -34,6 +35,7 @@ class WorkflowBucket:
     """What a run does with its bucket."""
 
     s3: S3Settings
+    account: Account
     objects: Objects
     inputs: LocalInputs
     leader: Lead
@@ -57,7 +59,7 @@ class WorkflowBucket:
         leader.before_retrieval = inputs.flush
         lead(leader)
         records = RecordLog(BucketSegments(objects, s3.location.key(f"{OURS}metadata/")))
-        return cls(s3, objects, inputs, leader, records)
+        return cls(s3, account, objects, inputs, leader, records)
 
     def equip(self, parts: Parts) -> None:
         """Put the bucket's hooks into a run's parts."""
@@ -83,6 +85,14 @@ class WorkflowBucket:
                 self.objects.get_file(key, folder / path, entry.meta)
                 count += 1
         return count
+
+    def end_uploads(self, keys: Collection[str]) -> None:
+        """End what was begun of these objects, and of input files that did not get there.
+
+        Raises StorageError.
+        """
+        if keys := {*keys, *self.inputs.begun}:
+            end_uploads(self.s3, self.account, keys)
 
     def close(self) -> None:
         """Write what is in memory; this process leads no more.

@@ -232,6 +232,8 @@ class Executor(RealExecutor):
         if info is None:
             return
         listener = self.session.listener
+        if outcome.result is None or outcome.result.storage_away:
+            self.session.cut_short(info.job)
         if outcome.success:
             self.session.told(outcome.result, info.job)
             listener.ended(task.name, None)
@@ -312,6 +314,8 @@ class Executor(RealExecutor):
             self.session.keep_durations(self._dispatcher.durations)
         with self._lock:
             self.session.idle = not self._jobs
+            for info in self._jobs.values():
+                self.session.cut_short(info.job)
         if self._own_session:
             self.session.close()
 

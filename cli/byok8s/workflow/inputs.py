@@ -46,6 +46,7 @@ class LocalInputs:
     def __init__(self, inventory: Inventory, prefix: str, workdir: Path) -> None:
         """prefix is the run's, without a slash at its end."""
         self.producible: Callable[[str], bool] | None = None  # set once the Snakefile is read
+        self.begun: set[str] = set()  # keys of uploads that have not come to their end
         self._inventory = inventory
         self._base = f"{prefix}/" if prefix else ""
         self._workdir = workdir
@@ -70,6 +71,11 @@ class LocalInputs:
         """Number and bytes of the files that `flush` would upload."""
         with self._lock:
             return len(self._pending), sum(local.size for local in self._pending.values())
+
+    def waiting(self) -> list[str]:
+        """The keys of what `flush` would upload."""
+        with self._lock:
+            return list(self._pending)
 
     def flush(self) -> tuple[int, int]:
         """Upload what is pending, in parallel; returns number of files and bytes.
@@ -146,7 +152,9 @@ class LocalInputs:
 
     def _upload(self, local: _Local) -> None:
         objects = self._inventory.objects
+        self.begun.add(local.key)
         meta: ObjectMeta = objects.put_file(local.key, local.path)
+        self.begun.discard(local.key)
         sha256 = ""
         if not (objects.etags_are_md5 and tells_content(meta.etag)):
             sha256 = _sha256(local.path)

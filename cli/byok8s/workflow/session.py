@@ -74,6 +74,8 @@ class Session:
     cancelled: bool = False
     idle: bool = False  # no job runs any more, though a pod may wait for some
     stock: Stock = field(default_factory=Stock)  # what an earlier leader has left
+    # keys of what may be half stored by those who can do nothing about it any more
+    unfinished: set[str] = field(default_factory=set)
     sources: sources.SourceArchive = field(init=False, repr=False)
     sources_key: str = field(init=False, default="")
     batch: BatchSystem = field(init=False, repr=False)
@@ -143,6 +145,9 @@ class Session:
         )
         self._opened = True
         self.on_open()
+        if self.lease.before is not None:  # it, or one of its pods, may have been killed
+            for job in workflow.dag.needrun_jobs():
+                self.cut_short(job)
         with ThreadPoolExecutor(1, "byok8s-sources") as pool:
             uploaded = pool.submit(self._upload_sources, workflow)
             self.batch.start(adopting=self.stock.bundles)
@@ -214,8 +219,16 @@ class Session:
         found = [self.leader.inventory(b).find(key) for b, key in map(split_query, queries)]
         return all(found)
 
+    def cut_short(self, job: Any) -> None:
+        """A pod of the job may have begun to store something, and could not end it."""
+        files = [*job.output, *job.log, *(() if job.is_group() else filter(None, [job.benchmark]))]
+        self.unfinished.update(key for _, key in map(split_query, _queries(files)))
+        self.unfinished.add(self.run_key("logs"))
+
     def upload_inputs(self) -> None:
         """Bring input files of the working directory, which the DAG has asked for, up to date."""
+        if self.lease.before is not None:
+            self.unfinished.update(self.inputs.waiting())
         count, size = outlast(self.inputs.flush, _OUTAGE_SECONDS)
         if count:
             noun = "file" if count == 1 else "files"
