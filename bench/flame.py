@@ -3,7 +3,7 @@
     .venv/bin/python bench/flame.py one fifty thousand --into docs/profiles
 
 WORKLOAD is one of workloads.py, which runs on the cluster that byok8s made (--cluster NAME, default
-dev) in a bucket prefix of its own; or `leader-N`, which is bench/leader.py with N independent jobs,
+dev) in a bucket of its own; or `leader-N`, which is bench/leader.py with N independent jobs,
 without a cluster. Writes FOLDER/WORKLOAD.svg, and prints what takes most. Samples are taken from
 outside by py-spy, which uv fetches, and which needs the right to look into other processes.
 """
@@ -19,9 +19,14 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "test"))
+
 from byok8s.cluster import find_by_context
+from support.project import client_of, own_bucket
 from workloads import WORKLOADS
 
 HERE = Path(__file__).parent
@@ -40,26 +45,27 @@ def main() -> None:
     options.into.mkdir(parents=True, exist_ok=True)
     for name in options.workloads:
         target = options.into.resolve() / f"{name}.svg"
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
             project = Path(folder, "project")
             command = (
                 null_run(project, int(name.partition("-")[2]))
                 if name.startswith("leader-")
-                else cluster_run(project, name, options.cluster)
+                else stack.enter_context(cluster_run(project, name, options.cluster))
             )
             record(command, project, target, f"byok8s: {name}")
         print(f"{target}\n{summary(target)}\n", flush=True)
 
 
-def cluster_run(project: Path, name: str, cluster: str) -> list[str]:
-    """`byok8s run` of a workload on the cluster."""
+@contextmanager
+def cluster_run(project: Path, name: str, cluster: str) -> Iterator[list[str]]:
+    """`byok8s run` of a workload on the cluster, in a bucket of its own."""
     info = find_by_context(f"byok8s-{cluster}")
     if info is None or info.s3 is None:
         sys.exit(f"There is no cluster '{cluster}' with an S3 server; run: byok8s cluster create")
     WORKLOADS[name].write(project)
-    bucket = f"byok8s/flame-{secrets.token_hex(4)}"
     script = str(Path(sys.executable).parent / "byok8s")
-    return [script, "run", "flow", "params", "-b", bucket, f"--context={info.context}"]
+    with own_bucket(client_of(info.s3), f"flame-{secrets.token_hex(4)}") as bucket:
+        yield [script, "run", "flow", "params", "-b", bucket, f"--context={info.context}"]
 
 
 def null_run(project: Path, jobs: int) -> list[str]:

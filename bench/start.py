@@ -1,7 +1,7 @@
 """Where the time of one run goes, from the start of the process to its end: start.py [ARGUMENTS].
 
-ARGUMENTS are those of `byok8s run`; without them, a workflow of one rule runs in a bucket prefix of
-its own on the cluster that byok8s made (--cluster NAME, default dev). Prints a line for each step,
+ARGUMENTS are those of `byok8s run`; without them, a workflow of one rule runs in a bucket of its
+own on the cluster that byok8s made (--cluster NAME, default dev). Prints a line for each step,
 with the seconds since the process was started, and the calls of the Kubernetes API.
 """
 
@@ -18,7 +18,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -54,9 +55,9 @@ def main() -> None:
         child(arguments)
         return
     name = arguments[arguments.index("--cluster") + 1] if "--cluster" in arguments else "dev"
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         if not arguments or "--cluster" in arguments:
-            arguments = one_rule(Path(folder), name)
+            arguments = stack.enter_context(one_rule(Path(folder), name))
         trace = Path(folder) / "trace"
         began = time.time()
         done = subprocess.run(
@@ -75,14 +76,23 @@ def main() -> None:
     summary(rows, began, ended)
 
 
-def one_rule(folder: Path, cluster: str) -> list[str]:
-    """A project of one rule; gives the arguments that run it."""
+@contextmanager
+def one_rule(folder: Path, cluster: str) -> Iterator[list[str]]:
+    """A project of one rule, and a bucket; gives the arguments that run it."""
+    from byok8s.cluster import find_by_context
+
+    sys.path.insert(0, str(Path(__file__).parents[1] / "test"))
+    from support.project import client_of, own_bucket
+
+    info = find_by_context(f"byok8s-{cluster}")
+    if info is None or info.s3 is None:
+        sys.exit(f"There is no cluster '{cluster}' with an S3 server; run: byok8s cluster create")
     rule = 'rule one:\n    output: "one.txt"\n    shell: "echo 1 > {output}"\n'
     (folder / "Snakefile").write_text(rule)
     (folder / "flow.json").write_text("{}")
     (folder / "params.json").write_text('{"name": "blue"}')
-    bucket = f"byok8s/bench-{secrets.token_hex(4)}"
-    return ["run", "flow", "params", "-b", bucket, f"--context=byok8s-{cluster}"]
+    with own_bucket(client_of(info.s3), f"bench-{secrets.token_hex(4)}") as bucket:
+        yield ["run", "flow", "params", "-b", bucket, f"--context=byok8s-{cluster}"]
 
 
 def show(rows: Sequence[list[Any]], began: float) -> None:
