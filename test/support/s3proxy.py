@@ -21,12 +21,13 @@ _HOP = {"connection", "keep-alive", "transfer-encoding", "content-length"}
 
 @dataclass
 class Fault:
-    """What happens to the next `times` requests of a kind whose key ends with `key`.
+    """What happens to `times` requests of a kind whose key ends with `key`, after `skip` of them.
 
-    actions: "503", "403", "cut" (no answer), "lose" (the server does its work, its answer is
-    lost), "truncate" (half of the body, then the end of the connection), "short" (half of the
-    body, as if it were all), "corrupt" (one byte of the body), "damage" (one byte of what is sent),
-    "hang" (no answer for `seconds`).
+    actions: "503", "403", "404" (there is no such upload), "cut" (no answer), "lose" (the server
+    does its work, its answer is lost), "truncate" (half of the body, then the end of the
+    connection), "short" (half of the body, as if it were all), "corrupt" (one byte of the body),
+    "damage" (one byte of what is sent), "hang" (no answer for `seconds`), "late" (an answer after
+    `seconds`).
     """
 
     kind: str  # GET, PUT, HEAD, DELETE, LIST, POST or *
@@ -34,6 +35,7 @@ class Fault:
     key: str = ""
     times: int = 1
     seconds: float = 3600.0
+    skip: int = 0
 
 
 @dataclass
@@ -100,6 +102,9 @@ class S3Proxy:
                 return Fault("*", "cut")
             for fault in self.faults:
                 if fault.times and fault.kind in (kind, "*") and key.endswith(fault.key):
+                    if fault.skip:
+                        fault.skip -= 1
+                        continue
                     fault.times -= 1
                     return fault
         return None
@@ -137,17 +142,24 @@ class _Handler(BaseHTTPRequestHandler):
             time.sleep(self.owner.latency)
         fault = self.owner.take_fault(kind, key, self.client_address[0])
         action = fault.action if fault else ""
-        if action in ("503", "403"):
-            self._answer(int(action), [], b"<Error><Code>SlowDown</Code></Error>")
+        if action in ("503", "403", "404"):
+            code = b"NoSuchUpload" if action == "404" else b"SlowDown"
+            self._answer(int(action), [], b"<Error><Code>%s</Code></Error>" % code)
             return
+        if fault and action in ("hang", "late"):
+            self.owner.stopping.wait(fault.seconds)
         if action in ("cut", "hang"):
-            if fault and action == "hang":
-                self.owner.stopping.wait(fault.seconds)
             self._cut()
             return
         status, headers, data = self._upstream(_damaged(body) if action == "damage" else body)
         if kind == "PUT" and status == 200:
             self.owner.on_stored(key)
+        self._harmed(action, status, headers, data)
+
+    def _harmed(
+        self, action: str, status: int, headers: list[tuple[str, str]], data: bytes
+    ) -> None:
+        """Pass an answer on, or what an action makes of it."""
         if action == "lose":
             self._cut()
         elif action == "truncate":

@@ -21,6 +21,7 @@ PARALLEL = max(4, min(8, 2 * (os.cpu_count() or 4)))
 # User metadata: the size of the parts, and "md5:…" or "crc32:…-N" (see checksum)
 PART_SIZE = "byok8s-part-size"
 CHECKSUM = "byok8s-checksum"
+UPLOAD = "byok8s-upload"  # which upload in parts has made the object
 # A body is written and hashed in pieces that the processor's cache can hold
 _PIECE = 256 * 1024
 _ATTEMPTS = 3

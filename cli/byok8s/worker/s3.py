@@ -31,6 +31,8 @@ _CERTIFICATE = r"InvalidCertificate\(\s*(\w+)"
 _AWAY = r"HTTP error: |non-2xx status code: (?:429|50[0234]|5[1-9]\d)\b"
 _BAD_KEYS = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "ExpiredToken"}
 
+READ_SECONDS = 120.0  # longest silence of a server
+
 CredentialSource = Callable[[], "dict[str, Any]"]
 
 # obstore's pause is drawn between the first one and `base` times the last one, so that with a small
@@ -117,7 +119,7 @@ def open_store(
     path_style: bool = True,
     unsigned: bool = False,
     ca_file: str | None = None,
-    read_timeout: float = 120.0,
+    read_timeout: float = READ_SECONDS,
     retries: int = RETRIES,
     options: dict[str, Any] | None = None,
 ) -> S3Store:
@@ -169,6 +171,20 @@ def open_store(
             retry_config=retrying,
             credential_provider=None if unsigned else cast("Any", credentials),
         )
+
+
+def patient(store: S3Store, seconds: float) -> S3Store:
+    """The same bucket, where the server may be silent for so long."""
+    from obstore.store import S3Store
+
+    # as a store tells its settings, it takes some of them with this prefix only
+    config: Any = {f"aws_{name}": value for name, value in store.config.items()}
+    return S3Store(
+        config=config,
+        client_options={**(store.client_options or {}), "read_timeout": timedelta(seconds=seconds)},
+        retry_config=store.retry_config,
+        credential_provider=cast("Any", store.credential_provider),
+    )
 
 
 def open_bucket(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import time
@@ -15,11 +16,12 @@ from byok8s.worker.download import (
     PARALLEL,
     PART,
     PART_SIZE,
+    UPLOAD,
     Downloads,
     ObjectMeta,
     to_meta,
 )
-from byok8s.worker.s3 import ObjectMissing, TransferError, sentences
+from byok8s.worker.s3 import READ_SECONDS, ObjectMissing, TransferError, patient, sentences
 
 if TYPE_CHECKING:
     from obstore.store import S3Store
@@ -33,6 +35,9 @@ R = TypeVar("R")
 # others, of up to a part each: 180 MiB.
 _FILES = 12
 _MOST_PARTS = 9_000  # S3 takes 10,000
+# Bytes per second. At the end of an upload a server may say nothing while it writes the object
+# anew: versitygw took more than two minutes for 20 GB.
+_SLOWEST_END = 50e6
 # Snakemake's own marker in directory outputs; here it also makes an empty directory exist
 MARKER = ".snakemake_timestamp"
 
@@ -116,22 +121,38 @@ class Transfers:
         # as a rule the file was just written and is still in memory; it is not read twice from disk
         if found := checksum.parts_crc32(path, part, from_disk=not self.etags_are_md5):
             attributes[CHECKSUM] = found
-        etag = _etag(
-            self.store.put(
-                key,
-                _parts(path, part, size),
-                attributes=attributes,
-                use_multipart=True,
-                chunk_size=part,
-                max_concurrency=max(1, PARALLEL * PART // part),
+        attributes[UPLOAD] = upload = os.urandom(8).hex()
+        silence = size / _SLOWEST_END
+        store = patient(self.store, silence) if silence > READ_SECONDS else self.store
+        try:
+            etag = _etag(
+                store.put(
+                    key,
+                    _parts(path, part, size),
+                    attributes=attributes,
+                    use_multipart=True,
+                    chunk_size=part,
+                    max_concurrency=max(1, PARALLEL * PART // part),
+                )
             )
-        )
+        except Exception:
+            # The last answer may be lost: asked again, some servers do not know the upload any more
+            if not (etag := self._stored_by(key, upload)):
+                raise
         parts = -(-size // part)
         if (stored := checksum.parts_of(etag)) and stored != parts:
             raise TransferError(
                 f"s3://{self.bucket}/{key} has {stored} parts where {parts} were sent; run again."
             )
         return etag
+
+    def _stored_by(self, key: str, upload: str) -> str:
+        """The ETag of an object, if this upload has made it."""
+        with contextlib.suppress(Exception):
+            found = self.store.get(key, options={"head": True})
+            if found.attributes.get(UPLOAD) == upload:
+                return to_meta(found.meta).etag
+        return ""
 
     def touch(self, key: str) -> ObjectMeta:
         """Write an object again as it is, since S3 has no other way to a new mtime.

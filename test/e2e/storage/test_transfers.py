@@ -6,11 +6,14 @@ import os
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 from byok8s.cluster import S3Server
+from byok8s.worker import transfer
 from byok8s.worker.s3 import ObjectMissing, TransferError, open_store
 from byok8s.worker.transfer import PART, Transfers
 from support.certificates import self_signed
@@ -112,6 +115,46 @@ class TestTransfers:
         with pytest.raises(TransferError, match=rf"write s3://{transfers.bucket}/k: .*SHA256"):
             transfers.put_file("k", source)
         assert keys(client, transfers.bucket) == []
+
+    def test_a_lost_answer_to_the_end_of_an_upload_is_looked_up(
+        self, transfers: Transfers, proxy: S3Proxy, tmp_path: Path
+    ) -> None:
+        source = write(tmp_path / "a", os.urandom(2 * PART + 5))
+        proxy.faults.append(Fault("POST", "lose", skip=1))
+        proxy.faults.append(
+            Fault("POST", "404", skip=1)
+        )  # asked again, some servers know it no more
+        meta = transfers.put_file("k", source)
+        # the DELETE ends the upload, of which nobody knows any more
+        assert proxy.counts() == {"POST": 3, "PUT": 3, "DELETE": 1, "HEAD": 1}
+        assert transfers.get_file("k", tmp_path / "b") == meta._replace(mtime=ANY)
+        assert (tmp_path / "b").read_bytes() == source.read_bytes()
+
+    @pytest.mark.parametrize("large", [True, False])
+    def test_the_end_of_a_large_upload_may_take_a_server_long(
+        self,
+        transfers: Transfers,
+        proxy: S3Proxy,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        large: bool,
+    ) -> None:
+        monkeypatch.setattr(transfer, "READ_SECONDS", 0.5)
+        monkeypatch.setattr(transfer, "_SLOWEST_END", PART if large else 100 * PART)
+        source = write(tmp_path / "a", os.urandom(2 * PART + 5))
+        proxy.faults.append(Fault("POST", "late", seconds=1.0, skip=1))
+        impatient = Transfers(open_store(transfers.bucket, read_timeout=0.5, retries=0))
+        with nullcontext() if large else pytest.raises(TransferError, match="does not answer"):
+            impatient.put_file("k", source)
+
+    def test_an_upload_that_did_not_come_to_its_end_is_an_error_though_there_is_an_older_object(
+        self, transfers: Transfers, proxy: S3Proxy, tmp_path: Path
+    ) -> None:
+        source = write(tmp_path / "a", os.urandom(2 * PART + 5))
+        transfers.put_file("k", source)
+        proxy.faults.append(Fault("POST", "404", skip=1))
+        with pytest.raises(TransferError, match=rf"s3://{transfers.bucket}/k"):
+            transfers.put_file("k", source)
 
     def test_folders_and_files_travel_side_by_side(
         self, transfers: Transfers, proxy: S3Proxy, tmp_path: Path

@@ -130,6 +130,7 @@ class TestVerification:
         transfers.put_file("k", source)
         told = client.head_object(Bucket=bucket, Key="k")["Metadata"]
         assert told.pop("byok8s-part-size") == str(PART)
+        assert re.fullmatch("[0-9a-f]{16}", told.pop("byok8s-upload"))
         if checksum is None:
             assert told == {}
         else:
