@@ -53,7 +53,7 @@ class Book:
         self._held: list[Job] = []  # until pods of an earlier leader are gone
         self._live: set[str] = set()  # names of pods that exist and have not ended
         self._leftover: dict[str, tuple[bool, float]] = {}  # ended, still there: succeeded, when
-        self.updates: SimpleQueue[Update] = SimpleQueue()
+        self.updates: SimpleQueue[Update | None] = SimpleQueue()  # None: no more are to come
         self.changed = threading.Condition(threading.RLock())
         self.on_room: Callable[[], None] = lambda: None
         self.on_free: Callable[[Job], None] = lambda job: None  # a held job may be made now

@@ -12,7 +12,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -20,6 +20,7 @@ import tenacity
 
 from byok8s.batch.access import Access, find_access
 from byok8s.batch.official import official
+from byok8s.batch.pace import seconds_of
 from byok8s.exceptions import Byok8sError, ClusterError
 from byok8s.settings import KubeSettings
 
@@ -34,6 +35,8 @@ FIRST_PATIENCE = {"patience": 0.0, "while_busy": 10.0}
 _LONGEST_RETRY_AFTER = 60.0  # of what a server may ask for
 PASSING = frozenset({0, 429, 500, 502, 503, 504})
 TLS = "TLS"
+# what etcd says, with a 500, of an object that it will never take
+_NEVER_STORED = ("request is too large", "message larger than max")
 
 
 class ApiError(Byok8sError):
@@ -51,7 +54,8 @@ class ApiError(Byok8sError):
     @property
     def passing(self) -> bool:
         """Whether the same call may succeed later."""
-        return self.status in PASSING and self.reason != TLS
+        never = self.reason == TLS or any(said in self.message for said in _NEVER_STORED)
+        return self.status in PASSING and not never
 
     @property
     def peace_seconds(self) -> float:
@@ -99,11 +103,11 @@ class KubeClient:
 
     def text(self, path: str, **query: Any) -> str:
         """The body of an answer that is not JSON, such as a log."""
-        return self._call("GET", path, query=query).decode(errors="replace")
+        return str(self._call("GET", path, query=query).decode(errors="replace"))
 
     def call(self, method: str, path: str, **options: Any) -> dict[str, Any]:
         """One call; see `_call` for the options. Raises ApiError."""
-        answer: dict[str, Any] = json.loads(self._call(method, path, **options) or b"{}")
+        answer: dict[str, Any] = self._call(method, path, read=self._object, **options)
         return answer
 
     def stream(self, path: str, *, silence: float, **query: Any) -> Stream:
@@ -119,7 +123,7 @@ class KubeClient:
             answer = self.call(
                 "GET", "/version", timeout=timeout, connect=timeout, **FIRST_PATIENCE
             )
-        except (ApiError, ValueError) as error:
+        except ApiError as error:
             raise self.not_ready(error) from error
         return str(answer.get("gitVersion", "unknown"))
 
@@ -147,10 +151,8 @@ class KubeClient:
         except ValueError:  # something between us and the server takes the header away
             return time.time()
 
-    def not_ready(self, error: Exception) -> ClusterError:
+    def not_ready(self, error: ApiError) -> ClusterError:
         """The sentence for a cluster that cannot be used at all."""
-        if not isinstance(error, ApiError):
-            return ClusterError(f"What answers at {self.server} is not a Kubernetes API: {error}.")
         if error.status == 401:
             return ClusterError(
                 f"The API server {self.server} does not accept the credentials of context "
@@ -174,13 +176,15 @@ class KubeClient:
         patience: float = PATIENCE_SECONDS,
         while_busy: float | None = None,
         stop: threading.Event | None = None,
+        read: Callable[[bytes], Any] = bytes,
         **options: Any,
-    ) -> bytes:
+    ) -> Any:
         """One call with retries while `patience` (seconds) lasts and `stop` is not set.
 
-        Retried: 429, 5xx and broken connections, with jitter and Retry-After; `while_busy` is the
-        patience with the first two where it differs. Never retried blindly: 400, 403, 404, 409,
-        422. A 401 reads the credentials anew, once.
+        Retried: 429, 5xx and broken connections, with jitter and Retry-After, unless that is
+        longer than the patience; `while_busy` is the patience with the first two where it differs.
+        Never retried blindly: 400, 403, 404, 409, 422. A 401 reads the credentials anew, once.
+        `read` makes of an answer's body what is returned.
         """
         event = stop or threading.Event()
 
@@ -188,7 +192,8 @@ class KubeClient:
             error = state.outcome.exception() if state.outcome else None
             answered = isinstance(error, ApiError) and error.status != 0
             limit = while_busy if answered and while_busy is not None else patience
-            return event.is_set() or (state.seconds_since_start or 0.0) >= limit
+            peace = error.peace_seconds if isinstance(error, ApiError) else 0.0
+            return event.is_set() or peace > limit or (state.seconds_since_start or 0.0) >= limit
 
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception(lambda e: isinstance(e, ApiError) and e.passing),
@@ -197,8 +202,16 @@ class KubeClient:
             sleep=tenacity.sleep_using_event(event),
             reraise=True,
         )
-        data: bytes = retrying(self._send, method, path, **options).data
-        return data
+        return retrying(lambda: read(self._send(method, path, **options).data))
+
+    def _object(self, data: bytes) -> dict[str, Any]:
+        """What the API says; something before it, such as a portal, may answer in its place."""
+        with contextlib.suppress(ValueError):
+            answer = json.loads(data or b"{}")
+            if isinstance(answer, dict):
+                return answer
+        message = f"What answers at {self.server} is not a Kubernetes API."
+        raise ApiError(0, "NotKubernetes", message)
 
     def _send(self, method: str, path: str, **options: Any) -> Any:
         link = self._link
@@ -337,7 +350,7 @@ def _refusal(response: Any) -> ApiError:
     try:
         status = json.loads(data)
         message, reason = str(status["message"]), str(status.get("reason", ""))
-        details = status.get("details") or {}
+        details = dict(status.get("details") or {})
     except (ValueError, KeyError, TypeError):
         message, reason, details = data.decode(errors="replace").strip()[:500], "", {}
     after = response.headers.get("Retry-After") or details.get("retryAfterSeconds")
@@ -345,19 +358,8 @@ def _refusal(response: Any) -> ApiError:
         response.status,
         reason,
         message or f"The API answered {response.status}",
-        None if after is None else _seconds(str(after)),
+        None if after is None else seconds_of(str(after)),
     )
-
-
-def _seconds(after: str) -> float | None:
-    """Of Retry-After: a number, or a date, as gateways may say it; None: it is neither."""
-    from email.utils import parsedate_to_datetime
-
-    with contextlib.suppress(ValueError):
-        return float(after)
-    with contextlib.suppress(ValueError):
-        return max(0.0, parsedate_to_datetime(after).timestamp() - time.time())
-    return None
 
 
 def _broken(error: Exception, server: str, context: str) -> ApiError:

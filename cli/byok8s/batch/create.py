@@ -89,14 +89,24 @@ class Creators:
 
     def _run(self) -> None:
         while (job := self._queue.get()) is not None:
-            if not job.killed and (lack := self._never_fits(job.request)):
-                self._book.fail(job, Cause.UNSCHEDULABLE, lack)
+            try:
+                if not self._turn(job):
+                    return
+            except Exception as error:  # a thread that dies tells nobody, and its job hangs
+                self._book.fail(job, Cause.CREATE_REFUSED, f"The pod cannot be made: {error!r}")
                 self._book.forget(job)
-                continue
-            with self._place():
-                if not (job.killed or self._bucket.take(self._stop)):
-                    return  # stopped
-                self._settle(job)
+
+    def _turn(self, job: Job) -> bool:
+        """Have a job's pod made, or the job failed; False: stopped."""
+        if not job.killed and (lack := self._never_fits(job.request)):
+            self._book.fail(job, Cause.UNSCHEDULABLE, lack)
+            self._book.forget(job)
+            return True
+        with self._place():
+            if not (job.killed or self._bucket.take(self._stop)):
+                return False
+            self._settle(job)
+        return True
 
     def _settle(self, job: Job) -> None:
         if job.killed or job.ended:
@@ -167,7 +177,8 @@ class Creators:
         if self._stop.is_set():
             return
         if self._passes(job, error):
-            self._stop.wait(RETRY_SECONDS)
+            peace = error.peace_seconds if isinstance(error, ApiError) else 0.0
+            self._stop.wait(max(RETRY_SECONDS, peace))
             self._queue.put(job)
         elif isinstance(error, ApiError) and quota_is_full(error.message):
             self._parked.append(job)
@@ -191,14 +202,17 @@ class Creators:
         self._book.await_something(job, Wait(Cause.CREATE_REFUSED, message, "api", end))
         return not self._book.is_overdue(job)
 
-    def delete(self, job: Job, *, patience: float = 30.0) -> None:
-        """Delete a job's pod; one that is gone already is no error. Raises ApiError."""
-        self.delete_pod(job.pod, patience)
+    def delete(self, job: Job, **options: float) -> None:
+        """Delete a job's pod; see `delete_pod`."""
+        self.delete_pod(job.pod, **options)
 
-    def delete_pod(self, name: str, patience: float = 30.0) -> None:
-        """Delete a pod by its name; one that is gone already is no error. Raises ApiError."""
+    def delete_pod(self, name: str, patience: float = 30.0, **options: float) -> None:
+        """Delete a pod by its name; one that is gone already is no error. Raises ApiError.
+
+        `options` are those of the client's call.
+        """
         try:
-            self._client.call("DELETE", f"{self._path}/{name}", patience=patience)
+            self._client.call("DELETE", f"{self._path}/{name}", patience=patience, **options)
         except ApiError as error:
             if error.status != 404:
                 raise

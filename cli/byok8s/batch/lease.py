@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
+import logging
 import os
 import secrets
 import socket
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -20,6 +23,7 @@ from byok8s.batch.pods import RunIdentity
 from byok8s.exceptions import Byok8sError, ClusterError
 from byok8s.settings import state_folder
 
+_log = logging.getLogger(__name__)
 LEASE_SECONDS = 30.0  # without a sign of life for as long, a leader counts as dead
 RENEW_SECONDS = 5.0
 LEADER, CANCEL, STARTED = "leader", "cancel", "started"  # keys of the ConfigMap's data
@@ -90,6 +94,8 @@ class Lease:
         self.uid = ""
         self.started = ""  # when the run's first leader began, as 20250131-235959
         self.before: Leader | None = None  # whom we have taken the run over from
+        self._renewed = 0.0  # epoch seconds by our clock, which goes on while a machine sleeps
+        self._taken = ""  # by whom, in a sentence
         self.on_lost: Callable[[str], None] = lambda sentence: None
         self.on_cancel: Callable[[str], None] = lambda who: None
 
@@ -100,6 +106,14 @@ class Lease:
     @property
     def held(self) -> bool:
         return bool(self.uid) and not self._stop.is_set()
+
+    @property
+    def taken(self) -> str:
+        """Whether another leader has the run now, in a sentence; asks when that may be."""
+        if self.uid and not self._taken and time.time() - self._renewed > LEASE_SECONDS / 2:
+            with contextlib.suppress(Byok8sError):
+                self._find_ours()
+        return self._taken
 
     def acquire(self) -> None:
         """Make the ConfigMap, or take over that of a dead leader, and keep it renewed.
@@ -115,6 +129,7 @@ class Lease:
         metadata = made["metadata"]
         self.uid, self._version = metadata["uid"], metadata["resourceVersion"]
         self.started = made["data"][STARTED]
+        self._renewed = time.time()
         self._thread = threading.Thread(target=self._keep, name="byok8s-lease", daemon=True)
         self._thread.start()
 
@@ -177,8 +192,8 @@ class Lease:
                 if not self._stop.is_set():
                     self.on_lost(str(error))
                 return
-            except Byok8sError:  # while the API is away from us it may be from the others too
-                continue
+            except Exception as error:  # while the API is away it may be from the others too
+                _log.debug("lease: %s", error)
 
     def _renew(self) -> None:
         made = self._say(renewed=self._client.server_time())
@@ -212,6 +227,7 @@ class Lease:
             timeout=10.0,
         )
         self._version = made["metadata"]["resourceVersion"]
+        self._renewed = time.time()
         return made
 
     def _find_ours(self) -> dict[str, Any]:
@@ -224,7 +240,8 @@ class Lease:
             raise
         leader = Leader.of(found.get("data") or {})
         if found["metadata"]["uid"] != self.uid or not leader or leader.token != self._sign.token:
-            raise _LostError(f"The run '{name}' was taken over by {leader or 'somebody else'}.")
+            self._taken = f"The run '{name}' was taken over by {leader or 'somebody else'}."
+            raise _LostError(self._taken)
         return found
 
 

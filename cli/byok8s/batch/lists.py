@@ -32,7 +32,9 @@ def list_all(
         try:
             while True:
                 answer = client.call("GET", path, query=page, **options)
-                items.extend(answer.get("items") or ())
+                if "items" not in answer:  # an empty list would say that all pods are gone
+                    raise ApiError(0, "NotKubernetes", f"'{path}' was answered without a list.")
+                items.extend(answer["items"] or ())
                 metadata = answer.get("metadata") or {}
                 token = metadata.get("continue")
                 if not token:

@@ -1,7 +1,8 @@
-"""A token bucket: how often pods are created."""
+"""How often the API server is called: a token bucket, and what its Retry-After says."""
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 
@@ -27,3 +28,14 @@ class TokenBucket:
             self._tokens -= 1  # may become a debt: whoever comes later waits longer
             wait = -self._tokens / self._rate
         return not stop.wait(wait) if wait > 0 else not stop.is_set()
+
+
+def seconds_of(after: str) -> float | None:
+    """Of Retry-After: a number, or a date, as gateways may say it; None: it is neither."""
+    from email.utils import parsedate_to_datetime
+
+    with contextlib.suppress(ValueError):
+        return seconds if (seconds := float(after)) >= 0 else None  # nor is it with "nan"
+    with contextlib.suppress(ValueError):
+        return max(0.0, parsedate_to_datetime(after).timestamp() - time.time())
+    return None

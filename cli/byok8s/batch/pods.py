@@ -106,6 +106,17 @@ class PodRequest:
     bundle: bool = False  # the pod runs several jobs; `id` and `job` are its own
 
 
+def problem_of(request: PodRequest) -> str | None:
+    """Why a request can be of no pod, where the API server would not say so; None: it may be."""
+    words: tuple[object, ...] = (*request.command, *request.env, *request.env.values())
+    for word in words:
+        if not isinstance(word, str):
+            return f"{word!r} is no text, as every word of the command and of the variables must be"
+    if not 0 <= request.cpu < math.inf:
+        return f"cpu is {request.cpu}, and must be a number that is not negative"
+    return None
+
+
 def fingerprint(request: PodRequest) -> str:
     """The request's own fingerprint, or one of all its fields."""
     if request.fingerprint:
@@ -180,7 +191,11 @@ def manifest(
         "spec": {
             "restartPolicy": "Never",
             "terminationGracePeriodSeconds": grace_seconds,
-            "activeDeadlineSeconds": request.deadline_seconds or DEFAULT_DEADLINE_SECONDS,
+            "activeDeadlineSeconds": (
+                DEFAULT_DEADLINE_SECONDS
+                if request.deadline_seconds is None
+                else request.deadline_seconds
+            ),
             "automountServiceAccountToken": False,
             "enableServiceLinks": False,
             "securityContext": {

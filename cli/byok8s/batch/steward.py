@@ -17,7 +17,6 @@ from byok8s.batch.nodes import Nodes
 from byok8s.batch.pods import RunIdentity
 from byok8s.batch.waits import Wait
 from byok8s.batch.watch import PodWatch
-from byok8s.exceptions import Byok8sError
 
 TICK_SECONDS = 1.0
 COLLECT_SECONDS = 10.0
@@ -75,7 +74,7 @@ class Steward:
             for step in steps:
                 try:
                     step()
-                except Byok8sError as error:  # it is tried again
+                except Exception as error:  # it is tried again; a thread that dies tells nobody
                     _log.debug("%s: %s", step.__name__.strip("_"), error)
 
     def _remember_version(self) -> None:

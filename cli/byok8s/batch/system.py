@@ -20,15 +20,23 @@ from byok8s.batch.lease import Lease
 from byok8s.batch.lists import list_all
 from byok8s.batch.nodes import NeverFits, Nodes
 from byok8s.batch.pace import TokenBucket
-from byok8s.batch.pods import SECRET_MOUNT, PodRequest, RunIdentity, log_container, manifest
+from byok8s.batch.pods import (
+    SECRET_MOUNT,
+    PodRequest,
+    RunIdentity,
+    log_container,
+    manifest,
+    problem_of,
+)
 from byok8s.batch.record import RunRecord
 from byok8s.batch.steward import Steward
 from byok8s.batch.strays import bundles_remain
 from byok8s.batch.waits import Limits
 from byok8s.batch.watch import PodWatch
-from byok8s.exceptions import Byok8sError
+from byok8s.exceptions import Byok8sError, ClusterError
 
 LOOK_AGAIN_SECONDS = 2.0
+DELETE_SECONDS = 5.0
 BUNDLES_SECONDS = 60.0  # how long the bundles of an earlier leader may take to end
 
 
@@ -67,6 +75,9 @@ class BatchSystem:
         self._grace = grace_seconds
         self._pods = f"/api/v1/namespaces/{client.namespace}/pods"
         self._lease = lease or Lease(client, run)
+        self._lost = ""  # to whom, in a sentence
+        if lease is None:
+            self._lease.on_lost = self._on_lost
         self._record = RunRecord(client, run, self._lease)
         self._book = Book(run.name, limits or Limits())
         self._watch = PodWatch(
@@ -127,10 +138,12 @@ class BatchSystem:
         An attempt is issued once: one more try of a job has a new `attempt`. What no node can ever
         have, fails without a pod. Where a pod of an earlier leader has done the job already,
         `still_there` is asked whether what it has made still is. Raises ValueError when the job
-        has not ended or the attempt's pod is still there.
+        has not ended, the attempt's pod is still there, or the request can be of no pod.
         """
         if self._env:
             request = replace(request, env={**self._env, **request.env})
+        if problem := problem_of(request):
+            raise ValueError(f"job '{request.id}': {problem}")
         if still_there and self._book.claimable(request) and not still_there():
             self._book.spoil(request)
         job = self._book.add(request)
@@ -161,11 +174,20 @@ class BatchSystem:
         return self._book.adopt(job_id)
 
     def updates(self, timeout: float | None = None) -> Update | None:
-        """The next news, waiting for it `timeout` seconds (None: as long as it takes)."""
+        """The next news, waiting for it `timeout` seconds (None: as long as it takes).
+
+        After `shutdown`, `leave` and `abandon` it does not wait. Raises ClusterError when another
+        process has taken the run over, as it may when this one gave no sign of life for long.
+        """
         try:
-            return self._book.updates.get(timeout=timeout)
+            news = self._book.updates.get(timeout=None if timeout is None else max(0.0, timeout))
         except Empty:
             return None
+        if news is None:
+            self._book.updates.put(None)  # for whoever asks next
+            if self._lost:
+                raise ClusterError(self._lost)
+        return news
 
     def issued(self) -> list[str]:
         """The ids of all jobs that have neither ended nor been killed."""
@@ -198,7 +220,7 @@ class BatchSystem:
         jobs = self._book.kill(ids)
         made = [job for job in jobs if job.acknowledged is not None]
         with ThreadPoolExecutor(8) as pool:
-            list(pool.map(lambda job: self._delete(job, deadline), made))
+            list(pool.map(lambda job: self._delete(job, until), made))
         with self._book.changed:
             self._book.changed.wait_for(
                 lambda: not any(map(self._book.exists, made)), until - time.monotonic()
@@ -209,7 +231,7 @@ class BatchSystem:
         """Delete a job's pod; that it ended comes as an update."""
         job = self._book.find(job_id)
         if job is not None and job.acknowledged is not None:
-            self._delete(job, patience=5.0)
+            self._delete(job, time.monotonic() + DELETE_SECONDS)
 
     def places(self, request: PodRequest) -> int | None:
         """How many such pods the cluster's nodes could hold; None: unknown, or it can grow."""
@@ -265,8 +287,13 @@ class BatchSystem:
         self._lease.end()
 
     def _stop_threads(self, timeout: float) -> None:
+        self._book.updates.put(None)
         self._steward.stop()
         self._creators.stop(timeout)
+
+    def _on_lost(self, sentence: str) -> None:
+        self._lost = sentence
+        self.abandon()
 
     def _delete_bundles(self, but: Collection[str]) -> None:
         """What the jobs of a bundle do, which nobody knows, must not be done twice at a time."""
@@ -289,6 +316,9 @@ class BatchSystem:
         """
         until = time.monotonic() + deadline
         self._stop_threads(min(2.0, deadline / 4))
+        if self._lease.taken:
+            self.abandon()
+            return []
         if not self._lease.uid:
             return []
         # The ConfigMap goes first: the cluster then removes the rest even if we are killed here
@@ -326,9 +356,11 @@ class BatchSystem:
             # the watch tells when they are gone; one more list makes sure
             self._book.wait_until_done(min(until, time.monotonic() + LOOK_AGAIN_SECONDS))
 
-    def _delete(self, job: Job, patience: float) -> None:
-        with contextlib.suppress(Byok8sError):  # what is still there is told by its name
-            self._creators.delete(job, patience=patience)
+    def _delete(self, job: Job, until: float) -> None:
+        patience = until - time.monotonic()
+        if patience > 0:  # what is still there is told by its name
+            with contextlib.suppress(Byok8sError):
+                self._creators.delete(job, **{**_within(until), "patience": patience})
 
     def _build(self, job: Job) -> dict[str, Any]:
         return manifest(

@@ -12,7 +12,6 @@ from typing import Any
 from byok8s.batch.client import ApiError, KubeClient, Stream
 from byok8s.batch.ends import Pod
 from byok8s.batch.lists import list_all
-from byok8s.exceptions import Byok8sError
 
 SILENCE_SECONDS = 90.0  # bookmarks come about every minute
 STEADY_SECONDS = 10.0  # a watch that lived this long was not the server's trouble
@@ -70,7 +69,7 @@ class PodWatch:
                 listed = False
                 self.trouble = None
                 self._watch()
-            except (Byok8sError, ValueError, KeyError) as error:  # a thread that dies tells nobody
+            except Exception as error:  # a thread that dies tells nobody
                 self.trouble = error
             self.connected = False
             failures = 0 if time.monotonic() - began > STEADY_SECONDS else failures + 1

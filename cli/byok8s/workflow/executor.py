@@ -222,7 +222,7 @@ class Executor(RealExecutor):
             memory_mb=memory or DEFAULT_MEMORY_MB,
             limit_memory=memory is not None,
             disk_mb=_whole(resources.get("disk_mb")),
-            deadline_seconds=None if runtime is None else runtime * 60,
+            deadline_seconds=runtime * 60 if runtime else None,
             placement=placement_of(job, session.placement),
         )
 

@@ -196,5 +196,53 @@ def test_what_is_no_kubernetes_is_told(api: Api, client: KubeClient):
         client.version()
 
 
+@pytest.mark.parametrize("said", ["<html>log in first</html>", '{"kind": "Po', "[]", "7"])
+def test_what_a_portal_says_in_the_middle_of_a_run_is_asked_again(
+    api: Api, client: KubeClient, said: str
+):
+    api.in_turn(Says(said), Says({"ok": True}))
+    assert client.create(PODS, {"a": 1}) == {"ok": True}
+    api.in_turn(Says(said))
+    with pytest.raises(ApiError, match="is not a Kubernetes API"):
+        client.call("GET", PODS, patience=0.0)
+
+
+@pytest.mark.parametrize("after", ["-5", "nan", "inf", "", "Mon, 99 Foo"])
+def test_a_retry_after_without_sense_neither_hurries_nor_breaks(
+    api: Api, client: KubeClient, after: str
+):
+    api.in_turn(refusal(429, "TooManyRequests", "slow down", Retry_After=after))
+    with pytest.raises(ApiError, match="slow down"):
+        client.call("GET", PODS, patience=1.0)
+    assert len(api.asked) < 6
+
+
+def test_who_has_less_patience_than_the_server_asks_for_is_told_at_once(
+    api: Api, client: KubeClient
+):
+    api.in_turn(refusal(429, "TooManyRequests", "slow down", Retry_After="50"))
+    began = time.monotonic()
+    with pytest.raises(ApiError) as caught:
+        client.call("DELETE", PODS, patience=2.5)
+    assert time.monotonic() - began < 1
+    assert caught.value.peace_seconds == 50
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "etcdserver: request is too large",
+        "rpc error: code = ResourceExhausted desc = trying to send message larger than max "
+        "(2502018 vs. 2097152)",
+    ],
+)
+def test_what_etcd_never_takes_is_not_tried_again(api: Api, client: KubeClient, message: str):
+    api.in_turn(refusal(500, "", message))
+    with pytest.raises(ApiError) as caught:
+        client.create(PODS, {})
+    assert len(api.asked) == 1
+    assert not caught.value.passing
+
+
 def test_the_token_is_in_no_repr(api: Api, client: KubeClient):
     assert "open-sesame" not in repr(client) + str(vars(client))

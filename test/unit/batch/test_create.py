@@ -281,3 +281,34 @@ def test_case_4_what_no_node_has_fails_without_a_pod(api: Api, book: Book, clien
     made.stop(1)
     assert [asked.body["metadata"]["name"] for asked in api.asked] == [small.pod]
     assert book.issued() == ["small"]
+
+
+def test_a_pod_that_cannot_be_built_fails_its_job_and_the_rest_goes_on(
+    api: Api, client: KubeClient, book: Book
+):
+    def build(job: Job) -> dict[str, Any]:
+        if job.request.id == "bad":
+            raise AttributeError("'int' object has no attribute 'replace'")
+        return {"metadata": {"name": job.pod, "ownerReferences": [{"uid": "u-1"}]}}
+
+    made = Creators(client, book, build, bucket=TokenBucket(0, 1), threads=1, max_pods=3000)
+    made.start()
+    issue(book, made, "bad", "good")
+    told = next_news(book)
+    assert (told.id, told.state, told.cause) == ("bad", "failed", Cause.CREATE_REFUSED)
+    assert "no attribute 'replace'" in told.message
+    until(lambda: book.find("good").acknowledged)
+    made.stop(1)
+
+
+def test_a_server_is_left_in_peace_for_as_long_as_it_asks(
+    api: Api, book: Book, creators: Creators, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(create, "PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr(create, "RETRY_SECONDS", 0.01)
+    api.in_turn(refusal(429, "TooManyRequests", "slow down", Retry_After="2"), Says())
+    issue(book, creators, "a")
+    assert next_news(book).state == "waiting"  # told at once, not after those seconds
+    began = time.monotonic()
+    until(lambda: book.find("a").acknowledged)
+    assert time.monotonic() - began > 1.5

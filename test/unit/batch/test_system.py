@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import json
+import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,7 +21,9 @@ from byok8s.batch import (
     RunIdentity,
     RunIsLed,
     Update,
+    lease,
 )
+from byok8s.exceptions import ClusterError
 from support.fakeapi import Api, Asked, Says, refusal
 from support.fakestore import Store
 
@@ -219,3 +224,110 @@ def test_who_does_not_get_the_lead_touches_nothing(
             pass
         assert second.shutdown() == []
         assert len(store.names("pods")) == len(store.names("configmaps")) == 1
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"command": ("echo", 5)},
+        {"env": {"A": 5}},
+        {"env": {"A": None}},
+        {"cpu": float("nan")},
+        {"cpu": float("inf")},
+        {"cpu": -1},
+    ],
+)
+def test_a_request_that_can_be_of_no_pod_is_refused_when_it_is_issued(
+    store: Store, batch: BatchSystem, more: dict[str, Any]
+):
+    with batch:
+        with pytest.raises(ValueError, match="'a'"):
+            batch.issue(replace(request("a"), **more))
+        assert batch.issued() == []
+
+
+def test_no_time_at_all_is_not_seven_days(store: Store, batch: BatchSystem):
+    with batch:
+        batch.issue(request("a", deadline_seconds=0))
+        batch.issue(request("b"))
+        until(lambda: len(store.names("pods")) == 2)
+        times = [
+            store.items["pods", n]["spec"]["activeDeadlineSeconds"] for n in store.names("pods")
+        ]
+    assert sorted(times) == [0, 604_800]
+
+
+@pytest.mark.parametrize("way", ["shutdown", "leave", "abandon"])
+def test_who_waits_for_news_is_told_that_none_will_come(store: Store, batch: BatchSystem, way: str):
+    batch.start()
+    told: list[Any] = []
+    waiting = [
+        threading.Thread(target=lambda: told.append(batch.updates()), daemon=True) for _ in range(2)
+    ]
+    for thread in waiting:
+        thread.start()
+    getattr(batch, way)()
+    for thread in waiting:
+        thread.join(2)
+    assert told == [None, None]
+    assert batch.updates(-1) is None
+    if way != "shutdown":
+        store.items.clear()
+
+
+def test_a_kill_keeps_to_its_deadline_where_the_api_is_silent(
+    store: Store, batch: BatchSystem, api: Api
+):
+    answer, let_go = api.answer, threading.Event()
+
+    def silent(asked: Asked) -> Says:
+        if asked.method == "DELETE":
+            let_go.wait(10)
+        return answer(asked)
+
+    with batch:
+        for number in range(30):
+            batch.issue(request(f"j{number}"))
+        until(lambda: len(store.names("pods")) == 30)
+        until(lambda: all(job.acknowledged for job in batch._book._pods.values()))
+        api.answer = silent
+        began = time.monotonic()
+        left = batch.kill(batch.issued(), deadline=1.0)
+        assert time.monotonic() - began < 3
+        assert len(left) == 30
+        let_go.set()
+
+
+def test_who_lost_the_run_says_so_and_leaves_it_to_its_new_leader(
+    store: Store, batch: BatchSystem, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(lease, "RENEW_SECONDS", 0.05)
+    with batch:
+        batch.issue(request("a"))
+        until(lambda: store.names("pods"))
+        take_over(store)
+        with pytest.raises(ClusterError, match="taken over by eve on mars"):
+            list(iter(batch.updates, None))
+        assert batch.shutdown() == []
+    assert len(store.names("pods")) == len(store.names("configmaps")) == 1
+
+
+def test_who_slept_and_is_stopped_before_it_learns_of_it_removes_nothing(
+    store: Store, batch: BatchSystem, monkeypatch: pytest.MonkeyPatch
+):
+    """As after SIGSTOP: the run was taken over, and the next renewal is yet to come."""
+    with batch:
+        batch.issue(request("a"))
+        until(lambda: store.names("pods"))
+        take_over(store)
+        awake = time.time()
+        monkeypatch.setattr(lease.time, "time", lambda: awake + 40)
+    assert len(store.names("pods")) == len(store.names("configmaps")) == 1
+
+
+def take_over(store: Store) -> None:
+    now = time.time()
+    eve = {"token": "e", "user": "eve", "host": "mars", "pid": 7, "since": now, "renewed": now}
+    record = store.items["configmaps", IDENTITY.name]
+    data = {**record["data"], lease.LEADER: json.dumps({**eve, "released": False})}
+    store.put("configmaps", {**record, "data": data})

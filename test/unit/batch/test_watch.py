@@ -146,3 +146,21 @@ def test_stop_ends_a_silent_watch_at_once(api: Api, watched: Watched):
     watched.watch.stop()
     watched.watch._thread.join(1)
     assert not watched.watch._thread.is_alive()
+
+
+@pytest.mark.parametrize(
+    "line", [7, [], "<html>", {}, {"type": "ADDED"}, {"type": "ADDED", "object": 5}]
+)
+def test_an_event_that_is_none_ends_the_watch_and_not_the_thread(
+    api: Api, watched: Watched, line: Any
+):
+    script(api, [pod_list(11), pod_list(12, pod("a"))], [Says(lines=[line])])
+    watched.watch.start()
+    assert [watched.next(), watched.next()] == [("LIST", []), ("LIST", ["a"])]
+
+
+def test_an_answer_that_is_no_list_does_not_say_that_all_pods_are_gone(api: Api, watched: Watched):
+    nothing = Says({"kind": "Status", "status": "Success"})
+    script(api, [pod_list(11, pod("a")), nothing, pod_list(12, pod("a"))], [Says(lines=[])])
+    watched.watch.start()
+    assert [watched.next(), watched.next()] == [("LIST", ["a"]), ("LIST", ["a"])]
