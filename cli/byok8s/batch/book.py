@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 
 from byok8s.batch.ends import Cause, End, Pod, Update, end_of, is_running, started_at
-from byok8s.batch.pods import PodRequest, pod_name
+from byok8s.batch.pods import ID, RUN, PodRequest, pod_name
 from byok8s.batch.strays import Strays, is_bundle
 from byok8s.batch.waits import Limits, Wait, left_over, stuck_of, terminating, wait_of
 
@@ -51,6 +51,7 @@ class Book:
         self._pods: dict[str, Job] = {}  # by pod name, until the pod is gone
         self.strays = Strays()
         self._held: list[Job] = []  # until pods of an earlier leader are gone
+        self._escaped: dict[str, Job] = {}  # pods that live on where the watch does not look
         self._live: set[str] = set()  # names of pods that exist and have not ended
         self._leftover: dict[str, tuple[bool, float]] = {}  # ended, still there: succeeded, when
         self.updates: SimpleQueue[Update | None] = SimpleQueue()  # None: no more are to come
@@ -86,8 +87,8 @@ class Book:
             stray = self.strays.take(job_id)
             if stray is None:
                 return False
-            name, bundle = stray["metadata"]["name"], is_bundle(stray)
-            request = PodRequest(job_id, image="", command=(), job=job_id, bundle=bundle)
+            name = stray["metadata"]["name"]
+            request = PodRequest(job_id, "", (), job=job_id, bundle=is_bundle(stray))
             job = Job(request, name, time.monotonic())
             self._jobs[job_id] = self._pods[name] = job
             self.acknowledge(job)
@@ -156,7 +157,8 @@ class Book:
         with self.changed:
             for job in list(self._pods.values()):
                 at = job.acknowledged
-                if job.pod not in listed and at is not None and at < asked:
+                unseen = job.pod not in listed and job.pod not in self._escaped
+                if unseen and at is not None and at < asked:
                     self._observe(job, {"metadata": {"name": job.pod}}, gone=True)
             for name in self.strays.names() - listed:
                 self._stray_gone(name)
@@ -169,12 +171,28 @@ class Book:
         with self.changed:
             # a job of ours may wait for a pod of the same name to go
             job = None if self.strays.has(name) else self._pods.get(name)
-            if job is not None:
+            if job is not None and gone and self._lives_on(pod):
+                self._escaped[name] = job
+            elif job is not None:
                 self._observe(job, pod, gone=gone)
             else:
                 self.strays.put(pod)
                 if gone:
                     self._stray_gone(name)
+
+    def _lives_on(self, pod: Pod) -> bool:
+        """Whether a pod has only lost our labels: for the watch, that is an end."""
+        meta = pod["metadata"]
+        return ID in meta.get("annotations", ()) and RUN not in meta.get("labels", ())
+
+    def escaped(self) -> list[Job]:
+        """Jobs whose pods live on unseen: they have to be deleted, and then are `gone`."""
+        return list(self._escaped.values())
+
+    def gone(self, job: Job) -> None:
+        with self.changed:
+            self._escaped.pop(job.pod, None)
+            self._observe(job, {"metadata": {"name": job.pod}}, gone=True)
 
     def _observe(self, job: Job, pod: Pod, *, gone: bool) -> None:
         if not job.ended:
@@ -365,11 +383,10 @@ class Book:
         """
         now = time.monotonic()
         with self.changed:
-            waits = [(job, job.wait) for job in self._pods.values() if job.wait]
             found = [
-                (job, wait)
-                for job, wait in waits
-                if wait.limit not in spared and self._is_over(job, now)
+                (job, job.wait)
+                for job in self._pods.values()
+                if job.wait and job.wait.limit not in spared and self._is_over(job, now)
             ]
             for job, wait in found:
                 end = End(wait.cause, wait.message, disruption=wait.cause == Cause.NODE_LOST)

@@ -202,11 +202,11 @@ class Creators:
         self._book.await_something(job, Wait(Cause.CREATE_REFUSED, message, "api", end))
         return not self._book.is_overdue(job)
 
-    def delete(self, job: Job, **options: float) -> None:
+    def delete(self, job: Job, **options: Any) -> None:
         """Delete a job's pod; see `delete_pod`."""
         self.delete_pod(job.pod, **options)
 
-    def delete_pod(self, name: str, patience: float = 30.0, **options: float) -> None:
+    def delete_pod(self, name: str, patience: float = 30.0, **options: Any) -> None:
         """Delete a pod by its name; one that is gone already is no error. Raises ApiError.
 
         `options` are those of the client's call.

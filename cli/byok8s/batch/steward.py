@@ -65,6 +65,7 @@ class Steward:
         steps = (
             self._remember_version,
             self._probe_quota,
+            self._end_escaped,
             self._size_up,
             self._give_up,
             self._look_into_slow_starts,
@@ -86,6 +87,12 @@ class Steward:
     def _probe_quota(self) -> None:
         if self._is_due("probe", PROBE_SECONDS):
             self._creators.unpark()
+
+    def _end_escaped(self) -> None:
+        """A pod that nobody watches must not run beside the next try of its job."""
+        for job in self._book.escaped():
+            self._creators.delete(job, body={"gracePeriodSeconds": 0})
+            self._book.gone(job)
 
     def _is_due(self, what: str, seconds: float) -> bool:
         now = time.monotonic()

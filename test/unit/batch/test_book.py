@@ -16,7 +16,7 @@ import pytest
 from byok8s.batch import Cause, Limits, PodRequest, Update
 from byok8s.batch.book import Book
 from byok8s.batch.ends import end_of
-from byok8s.batch.pods import FINGERPRINT, ID, fingerprint
+from byok8s.batch.pods import FINGERPRINT, ID, RUN, fingerprint
 from byok8s.batch.waits import Wait
 
 STATUSES = Path(__file__).parent / "statuses"
@@ -52,7 +52,7 @@ def recording(name: str, pod: str) -> list[tuple[str, dict[str, Any]]]:
     for event in events:
         event["object"]["metadata"]["name"] = pod
         annotations = {ID: REQUEST.id, FINGERPRINT: fingerprint(REQUEST)}
-        event["object"]["metadata"]["annotations"] = annotations
+        event["object"]["metadata"] |= {"annotations": annotations, "labels": {RUN: "run"}}
     return [(event["event"], event["object"]) for event in events]
 
 

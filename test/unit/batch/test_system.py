@@ -325,6 +325,24 @@ def test_who_slept_and_is_stopped_before_it_learns_of_it_removes_nothing(
     assert len(store.names("pods")) == len(store.names("configmaps")) == 1
 
 
+def test_a_pod_that_lost_its_labels_is_deleted_before_its_end_is_told(
+    store: Store, batch: BatchSystem
+):
+    with batch:
+        batch.issue(request("a"))
+        until(lambda: store.names("pods"))
+        until(lambda: all(job.acknowledged for job in batch._book._pods.values()))
+        (name,) = store.names("pods")
+        pod = store.items["pods", name]
+        bare = {**pod, "metadata": {**pod["metadata"], "labels": {}}}
+        store.items["pods", name] = bare
+        store._tell("pods", "DELETED", bare)  # as the API tells a watch that has a label selector
+        news = batch.updates(5)
+        assert store.names("pods") == []
+    assert news
+    assert (news.state, news.cause, news.disruption) == ("failed", Cause.DELETED, True)
+
+
 def take_over(store: Store) -> None:
     now = time.time()
     eve = {"token": "e", "user": "eve", "host": "mars", "pid": 7, "since": now, "renewed": now}
