@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
-from byok8s.batch.client import MERGE_PATCH, ApiError, KubeClient
+from byok8s.batch.client import CONNECT_SECONDS, MERGE_PATCH, ApiError, KubeClient
 from byok8s.batch.ends import epoch
 from byok8s.batch.pods import RunIdentity
 from byok8s.exceptions import Byok8sError, ClusterError
@@ -112,7 +112,7 @@ class Lease:
         """Whether another leader has the run now, in a sentence; asks when that may be."""
         if self.uid and not self._taken and time.time() - self._renewed > LEASE_SECONDS / 2:
             with contextlib.suppress(Byok8sError):
-                self._find_ours()
+                self._find_ours(2.0)  # who stops has no time to wait for a silent server
         return self._taken
 
     def acquire(self) -> None:
@@ -230,10 +230,16 @@ class Lease:
         self._renewed = time.time()
         return made
 
-    def _find_ours(self) -> dict[str, Any]:
+    def _find_ours(self, timeout: float = 10.0) -> dict[str, Any]:
         name = self._run.name
         try:
-            found = self._client.call("GET", f"{self._path}/{name}", patience=0.0, timeout=10.0)
+            found = self._client.call(
+                "GET",
+                f"{self._path}/{name}",
+                patience=0.0,
+                timeout=timeout,
+                connect=min(CONNECT_SECONDS, timeout),
+            )
         except ApiError as error:
             if error.status == 404:
                 raise _LostError(f"The run '{name}' was removed by somebody else.") from None
