@@ -15,6 +15,7 @@ from byok8s.worker.s3 import (
     outlast,
     sentences,
 )
+from byok8s.worker.transfer import part_size
 
 INI = """
 [default]
@@ -148,3 +149,15 @@ def test_what_is_away_is_asked_again_for_a_time() -> None:
     with pytest.raises(StorageAway):
         outlast(work, 0.0)
     assert asked == ["x"]
+
+
+@pytest.mark.parametrize(
+    ("gigabytes", "mebibytes", "parts"),
+    [(0.01, 8, 2), (5, 8, 597), (5.1, 9, 541), (20, 32, 597), (100, 40, 2385), (5000, 530, 8997)],
+)
+def test_a_file_has_few_parts_and_no_large_ones_as_long_as_both_can_be(
+    gigabytes: float, mebibytes: int, parts: int
+) -> None:
+    size = int(gigabytes * 1e9)
+    part = part_size(size)
+    assert (part, -(-size // part)) == (mebibytes * 2**20, parts)

@@ -35,6 +35,10 @@ R = TypeVar("R")
 # others, of up to a part each: 180 MiB.
 _FILES = 12
 _MOST_PARTS = 9_000  # S3 takes 10,000
+# versitygw keeps the sizes of the parts with the object, and ext4 has room for some 700 of them
+_USUAL_PARTS = 600
+_MIB = 1024 * 1024
+_LARGEST_PART = 40 * _MIB  # unless there would be too many: two of them are in memory
 # Bytes per second. At the end of an upload a server may say nothing while it writes the object
 # anew: versitygw took more than two minutes for 20 GB.
 _SLOWEST_END = 50e6
@@ -116,7 +120,7 @@ class Transfers:
         return _etag(self.store.put(key, data, attributes=attributes, use_multipart=False))
 
     def _put_parts(self, key: str, path: Path, size: int) -> str:
-        part = max(PART, -(-size // _MOST_PARTS))
+        part = part_size(size)
         attributes = {**self._attributes, PART_SIZE: str(part)}
         # as a rule the file was just written and is still in memory; it is not read twice from disk
         if found := checksum.parts_crc32(path, part, from_disk=not self.etags_are_md5):
@@ -132,7 +136,7 @@ class Transfers:
                     attributes=attributes,
                     use_multipart=True,
                     chunk_size=part,
-                    max_concurrency=max(1, PARALLEL * PART // part),
+                    max_concurrency=max(2, PARALLEL * PART // part),
                 )
             )
         except Exception:
@@ -263,6 +267,12 @@ class Transfers:
         with sentences("delete", self.bucket, keys[0] if keys else ""):
             if keys:
                 self.store.delete(keys)
+
+
+def part_size(size: int) -> int:
+    """The bytes of each part in which a file of this size is stored: whole MiB."""
+    usual = min(_LARGEST_PART, -(-size // _USUAL_PARTS))
+    return -(-max(PART, usual, -(-size // _MOST_PARTS)) // _MIB) * _MIB
 
 
 def in_parallel(work: Callable[[T], R], items: Iterable[T], workers: int = _FILES) -> list[R]:
