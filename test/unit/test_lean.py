@@ -228,6 +228,28 @@ def test_a_source_path_comes_along(jobs: Jobs, folder: Path) -> None:
         command(job)
 
 
+@pytest.mark.parametrize(
+    "path", ["../scripts/a.sh", "./../scripts/a.sh", "more/../../scripts/a.sh"]
+)
+def test_a_source_path_may_lead_out_of_the_folder_of_the_rules(
+    jobs: Jobs, folder: Path, path: str
+) -> None:
+    for name in ("scripts", "rules", "rules/more"):
+        (folder / name).mkdir()
+    (folder / "scripts/a.sh").write_text("one\n")
+    (folder / "scripts/b.sh").write_text("two\n")
+    (folder / "rules/made.smk").write_text(
+        f"rule made:\n    output: 'out'\n    params: s=workflow.source_path('{path}'),"
+        " t=workflow.source_path('../scripts/b.sh')\n    shell: 'sh {params.s} {params.t}'\n"
+    )
+    job = jobs("include: 'rules/made.smk'\n", "out")["made"]
+    found = command(job)
+    assert sorted(content for _, content in found.texts) == ["one\n", "two\n"]
+    assert all(f"{WORKDIR}/{place}" in found.text for place, _ in found.texts)
+    recorded = BucketPersistence._params(job.rule.workflow.persistence, job)
+    assert ".cache" not in str(recorded) and "a.sh" in str(recorded)
+
+
 def test_of_outputs_of_a_job_that_was_tried_nothing_is_known(jobs: Jobs) -> None:
     job = one(jobs, "true", "input: 'in'", "'out', directory('d')")
     session: Any = SimpleNamespace(leader=current_lead())

@@ -19,6 +19,8 @@ from byok8s.worker.spec import WORKDIR, Command
 from byok8s.workflow.scripts import NeedsSnakemake
 
 _COPIES = ".snakemake/byok8s-sources"  # below the working directory
+# What may stand between two folders of a path and change nothing: `./`, and `rules/../`
+_DETOUR = r"(?:\./|(?:(?!\.\.?/)[^/]+/)+(?:\.\./)+)*"
 
 
 def with_paths_of_pod(command: Command, rule: Any) -> Command:
@@ -63,10 +65,28 @@ def _kept_in(workflow: Any) -> str:
 def _with_sources(text: str, workflow: Any, in_place: Callable[[str], str]) -> str:
     """A text with something in the place of each such copy that it names."""
     if (kept := _kept_in(workflow)) in text:
-        for path in sorted(_files_below(kept), key=len, reverse=True):
+        files = sorted(_files_below(kept), key=len, reverse=True)
+        for path in files:
             if path in text:
                 text = text.replace(path, in_place(path))
+        if kept in text:
+            for path in files:
+                text = _with_detours(text, kept, path, in_place)
     return text
+
+
+def _with_detours(text: str, kept: str, path: str, in_place: Callable[[str], str]) -> str:
+    """The same for paths with `..`: what a file in `rules/` calls `../scripts/a.sh`."""
+    parts = os.path.relpath(path, kept).split("/")
+    if parts[-1] not in text:
+        return text
+    pattern = re.escape(kept) + "".join(f"/{_DETOUR}{re.escape(part)}" for part in parts)
+
+    def replaced(found: re.Match[str]) -> str:
+        spelled = found[0]
+        return in_place(path) if os.path.normpath(spelled) == path else spelled
+
+    return re.sub(pattern, replaced, text)
 
 
 def _with_folders_of_pod(text: str, workflow: Any) -> str:
