@@ -35,6 +35,7 @@ class Plan:
     keep_going: bool = False
     retries: int = 0
     jobs: int = 1  # pods, or cores of this machine, at once
+    max_threads: int | None = None  # of a job, whatever its rule says
     storage_prefix: str | None = None  # s3://BUCKET/PREFIX; None: plain files here
     verbose: bool = False
 
@@ -118,6 +119,7 @@ def _workflow_api(api: Any, plan: Plan, *, on_cluster: bool) -> Any:
             nodes=_MANY_JOBS if on_cluster else plan.jobs,
             # a number here would cut every rule's threads down to it, also in pods
             cores=None if on_cluster else plan.jobs,
+            max_threads=plan.max_threads,
             # explicit: the "full" set, Snakemake's choice for clusters, asks for 50 GB of disk
             default_resources=Resources.default("bare"),
         ),
@@ -147,6 +149,7 @@ def _parsed_workflow(workflow_api: Any, plan: Plan, parts: Parts) -> Any:
     from snakemake.jobs import Job
 
     from byok8s.workflow.rounds import Rounds
+    from byok8s.workflow.shadow import complete_full_shadow
     from byok8s.workflow.tuning import tune
 
     snakemake.workflow.JobScheduler = Rounds
@@ -158,6 +161,7 @@ def _parsed_workflow(workflow_api: Any, plan: Plan, parts: Parts) -> Any:
     # checkout, their modification time would re-run everything.
     Job.outputs_older_than_script_or_notebook = _none
     compare_objects()
+    complete_full_shadow()
     workflow = workflow_api._get_workflow()
     workflow_api._workflow_store = workflow
     started = Path.cwd()

@@ -1,7 +1,8 @@
 """Snakemake inside a pod: `python3 -m byok8s.workflow.in_pod ARGUMENTS`.
 
-The same as `python3 -m snakemake`, with the leader's findings of glob_wildcards, and without trying
-again: that is for the leader, which would otherwise do so on top of the pod.
+The same as `python3 -m snakemake`, with the leader's findings of glob_wildcards, with all files of
+the bucket in `shadow: "full"`, and without trying again: that is for the leader, which would
+otherwise do so on top of the pod.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ def main() -> None:
     from snakemake.jobs import GroupJob, Job
 
     from byok8s.workflow.globbing import RecordedGlob
+    from byok8s.workflow.shadow import complete_full_shadow
 
     workflow.glob_wildcards = RecordedGlob()
     # --retries=0 is only for rules that say nothing of it
     Job.restart_times = GroupJob.restart_times = property(lambda job: 0)
+    complete_full_shadow()
     cli.main(sys.argv[1:])
 
 
