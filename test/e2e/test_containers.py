@@ -220,7 +220,7 @@ REFUSED = """
         shell: "true"
     rule bench:
         output: "bench.txt"
-        benchmark: "b.tsv"
+        benchmark: repeat("b.tsv", 2)
         shell: "true"
     rule out:
         output: "out.txt"
@@ -260,7 +260,7 @@ def test_what_cannot_run_in_an_image_is_told_before_anything_is_submitted(
     assert "is a script: rule" in reasons["julia"]
     assert "conda environment" in reasons["conda"]
     assert "docker://" in reasons["sif"]
-    assert "has benchmark" in reasons["bench"]
+    assert "has a benchmark of another form" in reasons["bench"]
 
 
 SHELL = """
@@ -275,6 +275,7 @@ SHELL = """
     rule sh:
         output: ensure("sh.txt", non_empty=True)
         params: script=workflow.source_path("scripts/say.sh")
+        benchmark: "sh.tsv"
         container: "[perl]"
         shell: "greet $0 $(perl -e 'print $<') > {output}; sh {params.script} >> {output}"
 """
@@ -296,3 +297,6 @@ def test_the_shell_and_the_paths_of_the_snakefile_and_another_user(
     assert done.code == 0, done.text
     assert re.fullmatch(r"hello 5\.\S+\nsaid\n", project.get("bash.txt"))
     assert project.get("sh.txt") == "hello sh 1234\nsaid\n"
+    assert re.fullmatch(
+        r"s\t.*\tcpu_time\n[0-9.]+\t0:00:\d\d(\tNA){7}\t[0-9.]+\n", project.get("sh.tsv")
+    )

@@ -134,7 +134,9 @@ def one(jobs: Jobs, command: str, part: str = "", output: str = "'out'", head: s
         ("'out'", "resources: lean=0", False),
         ("'out'", "group: 'g'", False),
         ("'out'", "shadow: 'minimal'", False),
-        ("'out'", "conda: 'x'", False),
+        ("'out'", "conda: 'x.yaml'", True),  # where nothing deploys it
+        ("'out'", "envmodules: 'x'", True),
+        ("'out'", "cache: True", True),
         ("'out'", "benchmark: repeat('b', 2)", False),
         ("'out'", "benchmark: 'b'", True),
     ],
@@ -198,6 +200,7 @@ HERE = "import os\nHERE = workflow.basedir\nOTHER = HERE + '2'\n"
     ("head", "says", "becomes"),
     [
         (HERE, "sh {HERE}/scripts/a.sh", f"sh {WORKDIR}/scripts/a.sh"),
+        ("", "sh {workflow.basedir}/scripts/a.sh", f"sh {WORKDIR}/scripts/a.sh"),
         (HERE, "ls {HERE} {OTHER}", f"ls {WORKDIR} {{folder}}2"),
         ("CWD = os.getcwd()\n", "ls {CWD}/x", f"ls {WORKDIR}/x"),
     ],

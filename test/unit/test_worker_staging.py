@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from byok8s.worker import job as around
 from byok8s.worker import process, staging
+from byok8s.worker.benchmark import HEADER
 from byok8s.worker.spec import STAGING_FAILED, WORKDIR, Command, File, JobSpec, Result
 from byok8s.worker.transfer import Transfers
 from support.memory import MemoryBucket
@@ -237,6 +238,16 @@ def test_cpu_seconds_are_those_of_the_command(pod: Pod) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="gives a file to another user")
+def test_a_benchmark_tells_what_is_known_of_another_container(pod: Pod) -> None:
+    spin = "i=0; while [ $i -lt 100000 ]; do i=$((i + 1)); done; cp in.txt deep/out.txt"
+    result, code = pod.run(spin, benchmark=File("p/b.tsv", "measured/b.tsv"))
+    assert code == 0 and not result.error
+    head, row = (line.split("\t") for line in pod.bucket.content()["p/b.tsv"].decode().splitlines())
+    told = dict(zip(head, row, strict=True))
+    assert head == HEADER and told["max_rss"] == told["mean_load"] == "NA"
+    assert 0 < float(told["cpu_time"]) < 10 and 0 < float(told["s"]) < 10
+
+
 def test_what_another_user_made_can_be_read(pod: Pod, monkeypatch: pytest.MonkeyPatch) -> None:
     make = os.mkfifo
 

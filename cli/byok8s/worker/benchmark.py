@@ -32,6 +32,19 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
+def table_of_times(seconds: float, cpu_seconds: float) -> str:
+    """The table of a command of which nothing else is known."""
+    return _table([*_times(seconds), *["NA"] * 7, f"{cpu_seconds:.2f}"])
+
+
+def _table(row: list[str]) -> str:
+    return "\t".join(HEADER) + "\n" + "\t".join(row) + "\n"
+
+
+def _times(seconds: float) -> list[str]:
+    return [f"{seconds:.2f}", str(timedelta(seconds=int(seconds)))]
+
+
 @dataclass(frozen=True)
 class Sample:
     """One process at one time. Memory and transfers in bytes, CPU time in seconds."""
@@ -74,16 +87,15 @@ class Benchmark:
         seconds = time.time() - self._began
         self._over.set()
         self._thread.join()
-        return "\t".join(HEADER) + "\n" + "\t".join(self.row(seconds)) + "\n"
+        return _table(self.row(seconds))
 
     def row(self, seconds: float) -> list[str]:
         """The values of a process that ran so long."""
-        clock = str(timedelta(seconds=int(seconds)))
         if self._looked is None:  # it had ended before the first look
-            return [f"{seconds:.2f}", clock, *["NA"] * 8]
+            return [*_times(seconds), *["NA"] * 8]
         cpu_seconds = sum(self._seconds.values())
         values = (*self.most, *self.moved, self.load / seconds, cpu_seconds)
-        return [f"{seconds:.2f}", clock, *(f"{value:.2f}" for value in values)]
+        return [*_times(seconds), *(f"{value:.2f}" for value in values)]
 
     def _watch(self) -> None:
         looks = 0

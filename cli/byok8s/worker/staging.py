@@ -125,6 +125,7 @@ def handshake(folder: Path) -> Iterator[Path]:
 def stage(spec: JobSpec, command: Command, transfers: Transfers, folder: Path) -> Result:
     """Fetch the inputs, have the command run in the other container, store the outputs."""
     from byok8s.worker import job, lean
+    from byok8s.worker.benchmark import table_of_times
     from byok8s.worker.process import Ran, user_environment
 
     def run_command(command: Command, workdir: Path) -> Ran:
@@ -136,7 +137,11 @@ def stage(spec: JobSpec, command: Command, transfers: Transfers, folder: Path) -
         code, _, times = said.partition("\n")
         if not code:
             return Ran(128 + signal.SIGKILL, output, seconds, untold=True)
-        return Ran(int(code), output, seconds, cpu_seconds=_cpu_seconds(times))
+        ran = Ran(int(code), output, seconds, cpu_seconds=_cpu_seconds(times))
+        if command.benchmark and not ran.exit_code:
+            table = table_of_times(seconds, ran.cpu_seconds)
+            (workdir / command.benchmark.path).write_text(table)
+        return ran
 
     return lean.run(spec, command, Path(), transfers, run_command)
 

@@ -74,6 +74,8 @@ def check(job: Any, lead: Lead, *, own_image: bool = False) -> Files:
         raise NeedsSnakemake("sets a shell for one rule (shell_exec)")
     if job.rule.shellcmd is not None:
         _check_fields(job)
+    if own_image:
+        _benchmark(job, lead)
     outputs = _promised(job, _files(job.output, _OUTPUT_FLAGS | {"ensure"}, lead))
     _check_kinds(outputs, lead)
     return (
@@ -91,7 +93,7 @@ def command_of(job: Any, lead: Lead, files: Files, texts: Texts = ()) -> Command
     inputs = tuple(_found(file, lead) for file in files[0])
     outputs, logs = map(tuple, files[1:])
     text = script_command(texts[0][0]) if texts else _shell_text(job)
-    benchmark = None if texts else _benchmark(job, lead)
+    benchmark = _benchmark(job, lead)
     tmpdir = _own_tmpdir(job)
     command = Command(text, job.threads, inputs, outputs, logs, texts, benchmark, tmpdir)
     command = with_paths_of_pod(_in_shell(command), job.rule)
@@ -147,15 +149,17 @@ def _check_rule(rule: Any, own_image: bool) -> None:
         "handover": rule.is_handover,
         "group": rule.group,
     }
-    if own_image:
-        special["benchmark"] = rule.benchmark  # staging sees nothing of the command's processes
-    else:
+    if not own_image:
+        # what nothing deploys, Snakemake would not look at either
+        methods = rule.workflow.deployment_settings.deployment_method
+        deployed = {method.name for method in methods}
         special |= {
-            "conda": rule.conda_env,
+            "conda": rule.conda_env and "CONDA" in deployed,
             "container": rule.container_img,
-            "envmodules": rule.env_modules,
+            "envmodules": rule.env_modules and "ENV_MODULES" in deployed,
             "shadow": rule.shadow_depth,
-            "cache": getattr(rule.cache, "flag", rule.cache),
+            "cache": rule.workflow.workflow_settings.cache is not None
+            and getattr(rule.cache, "flag", rule.cache),
             "checkpoint": rule.is_checkpoint,
         }
     if rule.shellcmd is None and not (own_image and is_sent_whole(rule.script)):
@@ -245,7 +249,7 @@ def _check_fields(job: Any) -> None:
     """
     values = job.rule.workflow.globals
     for _, field, spec, _ in Formatter().parse(job.rule.shellcmd):
-        if field is None:
+        if field in (None, "workflow.basedir"):  # that folder is put in as the pod has it
             continue
         first = re.split(r"[.\[]", field, maxsplit=1)[0]
         if "{" in (spec or "") or first in _OTHER_NAMES or field == "resources":
