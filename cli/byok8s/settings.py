@@ -197,6 +197,7 @@ class RunSettings:
     dry_run: bool = False
     force: bool = False
     jobs: int | None = None
+    max_threads: int | None = None  # of a job, whatever its rule says
     bundle: bool = True  # short jobs may share a pod
     pods_per_second: float = 20.0  # that are created; 0: no limit
     image: str | None = None
@@ -218,6 +219,8 @@ class RunSettings:
             raise SettingsError("A TARGET is empty; leave it out for the workflow file's target.")
         if self.jobs is not None and self.jobs < 1:
             raise SettingsError(f"--jobs is {self.jobs}; it must be at least 1.")
+        if self.max_threads is not None and self.max_threads < 1:
+            raise SettingsError(f"--max-threads is {self.max_threads}; it must be at least 1.")
         numbers = {
             "--pods-per-second": self.pods_per_second,
             "--retries": self.retries,

@@ -89,6 +89,7 @@ OPTIONS: list[tuple[tuple[str, ...], dict[str, Any]]] = [
     (("--s3-storage-class=STANDARD_IA",), {"s3": S3Options(storage_class="STANDARD_IA")}),
     (("--s3-requester-pays",), {"s3": S3Options(requester_pays=True)}),
     (("--image=localhost/x:1",), {"image": "localhost/x:1"}),
+    (("--max-threads=2",), {"max_threads": 2}),
     (("--retries=3",), {"retries": 3}),
     (("--max-disruptions=0",), {"max_disruptions": 0}),
     (("--memory-retries=5",), {"memory_retries": 5}),

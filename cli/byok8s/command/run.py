@@ -121,6 +121,12 @@ Examples:
 @section("How")
 @click.option("--jobs", "-j", metavar="N", type=click.IntRange(min=1), help="Pods at once.")
 @click.option(
+    "--max-threads",
+    metavar="N",
+    type=click.IntRange(min=1),
+    help="Threads of a job, where its rule asks for more: the CPUs of the largest node, for one.",
+)
+@click.option(
     "--bundle/--no-bundle",
     "bundle",
     default=True,

@@ -127,6 +127,7 @@ def _plan(settings: RunSettings, ready: Ready) -> Plan:
         keep_going=settings.keep_going,
         retries=settings.retries,
         jobs=settings.jobs or (os.cpu_count() or 1 if settings.local else MAX_PODS),
+        max_threads=settings.max_threads,
         storage_prefix=str(ready.s3.location) if ready.s3 else None,
         verbose=settings.debug,
     )

@@ -56,19 +56,20 @@ def refuse_what_never_fits(workflow: Any, batch: BatchSystem, defaults: Placemen
 
     if workflow.execution_settings.keep_going:
         return
+    most_threads = workflow.resource_settings.max_threads
     problems = []
     for rule in {job.rule.name: job.rule for job in workflow.dag.needrun_jobs()}.values():
         if workflow.is_local(rule):
             continue
         try:
-            batch.check(_least(rule, defaults))
+            batch.check(_least(rule, defaults, most_threads))
         except NeverFits as error:
             problems.append(f"Rule '{rule.name}' can never run. {error}")
     if problems:
         raise ClusterError("\n".join(problems))
 
 
-def _least(rule: Any, defaults: Placement) -> PodRequest:
+def _least(rule: Any, defaults: Placement, most_threads: int | None) -> PodRequest:
     """What a rule's jobs ask for in any case."""
     from byok8s.batch import PodRequest
 
@@ -77,11 +78,12 @@ def _least(rule: Any, defaults: Placement) -> PodRequest:
         known = found is not None and not found.is_evaluable() and isinstance(found.value, int)
         return int(found.value) if known else None
 
+    threads = max(1, told("_cores") or 1)
     return PodRequest(
         rule.name,
         image="",
         command=(),
-        cpu=CPU_PER_THREAD * max(1, told("_cores") or 1),
+        cpu=CPU_PER_THREAD * min(threads, most_threads or threads),
         memory_mb=told("mem_mb"),
         disk_mb=told("disk_mb"),
         placement=_known(rule, defaults),
