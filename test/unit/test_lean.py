@@ -12,6 +12,7 @@ import pytest
 from byok8s.exceptions import SettingsError
 from byok8s.worker.spec import WORKDIR, Command
 from byok8s.workflow import api, outputs
+from byok8s.workflow.containers import check_containers
 from byok8s.workflow.lead import Lead, current, lead
 from byok8s.workflow.lean import check, command_of
 from byok8s.workflow.persistence import BucketPersistence
@@ -251,6 +252,18 @@ def test_a_source_path_may_lead_out_of_the_folder_of_the_rules(
     assert all(f"{WORKDIR}/{place}" in found.text for place, _ in found.texts)
     recorded = BucketPersistence._params(job.rule.workflow.persistence, job)
     assert ".cache" not in str(recorded) and "a.sh" in str(recorded)
+
+
+def test_rules_that_cannot_run_in_the_image_for_all_are_told_together(jobs: Jobs) -> None:
+    names = "abcdefg"
+    text = "container: 'docker://x/y'\nrule all:\n    input: [*'abcdefg']\n" + "".join(
+        f"rule r{n}:\n    output: '{n}'\n    conda: 'e.yaml'\n    shell: 'true'\n" for n in names
+    )
+    with pytest.raises(SettingsError) as caught:
+        check_containers(jobs(text, "all").values(), current_lead())
+    (line,) = str(caught.value).splitlines()
+    assert line.count("'r") == 5 and "and 2 more cannot run in their container" in line
+    assert "take `container:` from the top of the Snakefile" in line
 
 
 def test_of_outputs_of_a_job_that_was_tried_nothing_is_known(jobs: Jobs) -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from byok8s.workflow.lead import Lead
 
 _DOCKER = "docker://"
+_NAMED = 5  # rules in a sentence
 
 
 def image_of(job: Any) -> str | None:
@@ -37,10 +38,15 @@ def image_of(job: Any) -> str | None:
 
 
 def check_containers(jobs: Iterable[Any], lead: Lead) -> None:
-    """Raises SettingsError, with a line for each rule that cannot run in its image."""
-    problems = dict.fromkeys(filter(None, (_problem(job, lead) for job in jobs)))
+    """Raises SettingsError, with a line for each reason why rules cannot run in their image."""
+    problems: dict[tuple[str, str], dict[str, Any]] = {}
+    for job in jobs:
+        if (reason := _problem(job, lead)) is not None:
+            alike = problems.setdefault((str(job.container_img_url), reason), {})
+            alike.setdefault(job.rule.name, job)
     if problems:
-        raise SettingsError("\n".join(problems))
+        lines = (_sentence([*alike.values()], why) for (_, why), alike in problems.items())
+        raise SettingsError("\n".join(lines))
 
 
 def container_command(job: Any, lead: Lead, workdir: str) -> Command:
@@ -53,7 +59,7 @@ def container_command(job: Any, lead: Lead, workdir: str) -> Command:
         texts = script_texts(job, workdir) if job.rule.script else ()
         return command_of(job, lead, files, texts)
     except NeedsSnakemake as reason:
-        raise SettingsError(_sentence(job, str(reason))) from None
+        raise SettingsError(_sentence([job], str(reason))) from None
 
 
 def in_image(request: PodRequest, image: str) -> PodRequest:
@@ -88,21 +94,32 @@ def _problem(job: Any, lead: Lead) -> str | None:
     if image_of(job) is None:
         return None
     if not str(job.container_img_url).startswith(_DOCKER):
-        return _sentence(job, f"names no image of a registry ({_DOCKER}IMAGE)")
+        return f"names no image of a registry ({_DOCKER}IMAGE)"
     if rule.conda_env and (rule.is_containerized or _is_global(rule)):
-        return _sentence(job, "needs a conda environment in it, which byok8s does not activate")
+        return "needs a conda environment in it, which byok8s does not activate"
     try:
         check(job, lead, own_image=True)
     except NeedsSnakemake as reason:
-        return _sentence(job, str(reason))
+        return str(reason)
     return None
 
 
-def _sentence(job: Any, reason: str) -> str:
+def _sentence(jobs: list[Any], reason: str) -> str:
+    """What is wrong with the rules of these jobs, which all have the same image."""
+    first, url = jobs[0], jobs[0].container_img_url
+    if len(jobs) == 1:
+        return (
+            f"Rule '{first.rule.name}' cannot run in its container '{url}': it {reason}; change "
+            "that, or write `container: None` in the rule to run it in the worker image."
+        )
+    names = ", ".join(f"'{job.rule.name}'" for job in jobs[:_NAMED])
+    more = f" and {len(jobs) - _NAMED} more" if len(jobs) > _NAMED else ""
+    way = "write `container: None` in the rules"
+    if all(_is_global(job.rule) for job in jobs):
+        way = "take `container:` from the top of the Snakefile"
     return (
-        f"Rule '{job.rule.name}' cannot run in its container '{job.container_img_url}': it "
-        f"{reason}; change that, or write `container: None` in the rule to run it in the worker "
-        "image."
+        f"Rules {names}{more} cannot run in their container '{url}': each {reason}; change that, "
+        f"or {way} to run them in the worker image."
     )
 
 
