@@ -2,9 +2,9 @@
 
     .venv/bin/python bench/memory.py
 
-Stores a file in a versitygw on loopback and gets it back with byok8s's worker, each in a process in
-a control group that allows --limit MB, page cache included; as root. The file is sparse, but for its
-number in each 8 MiB, and the copy is compared with it. Needs room for twice the size on the disk.
+Stores a file in a versitygw on loopback and gets it back with byok8s's worker, each in a process
+in a control group that allows --limit MB, page cache included; as root. The file is sparse, but
+for its number in each 8 MiB, and the copy is compared with it. Needs room for twice the size.
 """
 
 from __future__ import annotations
