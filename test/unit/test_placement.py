@@ -323,3 +323,5 @@ def test_case_4_rules_that_are_too_large_are_refused_before_the_first_pod(
         for name in ("wide", "high", "gpu")
         if name != "wide" or not threads
     ]
+    told = "ask for less (threads, or --max-threads for all rules)"
+    assert (told in lines[0]) == (not threads)

@@ -64,7 +64,8 @@ def refuse_what_never_fits(workflow: Any, batch: BatchSystem, defaults: Placemen
         try:
             batch.check(_least(rule, defaults, most_threads))
         except NeverFits as error:
-            problems.append(f"Rule '{rule.name}' can never run. {error}")
+            why = str(error).replace("(threads)", "(threads, or --max-threads for all rules)")
+            problems.append(f"Rule '{rule.name}' can never run. {why}")
     if problems:
         raise ClusterError("\n".join(problems))
 
