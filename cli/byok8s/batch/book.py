@@ -311,9 +311,8 @@ class Book:
         with self.changed:
             return [i for i, job in self._jobs.items() if not job.ended and not job.killed]
 
-    def running(self) -> dict[str, float]:
-        """Seconds that each running job has been running."""
-        now = time.time()
+    def running(self, now: float) -> dict[str, float]:
+        """Seconds that each running job has been running; `now` is by the cluster's clock."""
         with self.changed:
             return {
                 i: max(0.0, now - (job.started or now))

@@ -32,6 +32,7 @@ TMP = "/tmp"  # noqa: S108
 SECRET_MOUNT = "/var/run/byok8s"  # noqa: S105 (a path)
 UID = 65532  # "nonroot" of the distroless images
 LONGEST_NAME = 63
+LONGEST_WORD = 128 * 1024  # with a byte at its end: MAX_ARG_STRLEN of execve(2)
 DEFAULT_DEADLINE_SECONDS = 7 * 24 * 3600  # so that a pod nobody waits for ends some day
 
 
@@ -112,6 +113,11 @@ def problem_of(request: PodRequest) -> str | None:
     for word in words:
         if not isinstance(word, str):
             return f"{word!r} is no text, as every word of the command and of the variables must be"
+    variables = (f"{name}={value}" for name, value in request.env.items())
+    for word in (*request.command, *variables):
+        if len(word.encode()) >= LONGEST_WORD:
+            start = word[:20]
+            return f"'{start}…' is longer than the {LONGEST_WORD} bytes that Linux gives a program"
     if not 0 <= request.cpu < math.inf:
         return f"cpu is {request.cpu}, and must be a number that is not negative"
     return None

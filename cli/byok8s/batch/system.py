@@ -75,9 +75,10 @@ class BatchSystem:
         self._grace = grace_seconds
         self._pods = f"/api/v1/namespaces/{client.namespace}/pods"
         self._lease = lease or Lease(client, run)
-        self._lost = ""  # to whom, in a sentence
+        self._over = ""  # by whom, in a sentence; for those who bring no lease
         if lease is None:
             self._lease.on_lost = self._on_lost
+            self._lease.on_cancel = self._on_cancel
         self._record = RunRecord(client, run, self._lease)
         self._book = Book(run.name, limits or Limits())
         self._watch = PodWatch(
@@ -177,7 +178,8 @@ class BatchSystem:
         """The next news, waiting for it `timeout` seconds (None: as long as it takes).
 
         After `shutdown`, `leave` and `abandon` it does not wait. Raises ClusterError when another
-        process has taken the run over, as it may when this one gave no sign of life for long.
+        process has taken the run over, as it may when this one gave no sign of life for long, and
+        when somebody cancels the run (`byok8s cancel`): then it is to be shut down.
         """
         try:
             news = self._book.updates.get(timeout=None if timeout is None else max(0.0, timeout))
@@ -185,8 +187,8 @@ class BatchSystem:
             return None
         if news is None:
             self._book.updates.put(None)  # for whoever asks next
-            if self._lost:
-                raise ClusterError(self._lost)
+            if self._over:
+                raise ClusterError(self._over)
         return news
 
     def issued(self) -> list[str]:
@@ -195,7 +197,7 @@ class BatchSystem:
 
     def running(self) -> dict[str, float]:
         """For each job whose container runs, for how many seconds it has."""
-        return self._book.running()
+        return self._book.running(self._client.server_time())
 
     def waiting(self) -> dict[str, str]:
         """For each job that is known to wait for something, what for, in a sentence."""
@@ -292,8 +294,12 @@ class BatchSystem:
         self._creators.stop(timeout)
 
     def _on_lost(self, sentence: str) -> None:
-        self._lost = sentence
+        self._over = sentence
         self.abandon()
+
+    def _on_cancel(self, who: str) -> None:
+        self._over = f"{who} cancels the run."
+        self._book.updates.put(None)
 
     def _delete_bundles(self, but: Collection[str]) -> None:
         """What the jobs of a bundle do, which nobody knows, must not be done twice at a time."""

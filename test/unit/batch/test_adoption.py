@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from byok8s.batch import BatchSystem, KubeClient, PodRequest, RunIdentity, Update
 from byok8s.batch import system as module
+from byok8s.batch.ends import epoch
 from byok8s.batch.pods import BUNDLE, FINGERPRINT, ID, RUN, fingerprint, pod_name
 from byok8s.exceptions import ClusterError
 from support.fakeapi import Api
@@ -78,6 +79,19 @@ def deleted(api: Api) -> list[str]:
 
 
 POST = ("POST", "pods")
+
+
+def test_for_how_long_a_pod_runs_is_told_by_the_clusters_clock(
+    store: Store, start: Callable[[], BatchSystem], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = {"running": {"startedAt": "2031-05-06T07:08:09Z"}}
+    store.put("pods", stray({**RUNNING, "containerStatuses": [{"name": "job", "state": state}]}))
+    batch = start()
+    batch.issue(REQUEST)
+    assert news(batch).state == "running"
+    later = epoch("2031-05-06T07:09:39Z")
+    monkeypatch.setattr(KubeClient, "server_time", lambda client: later)
+    assert batch.running() == {"align-1": 90.0}
 
 
 def test_a_running_pod_is_adopted(store: Store, api: Api, start: Callable[[], BatchSystem]) -> None:

@@ -216,7 +216,7 @@ def test_nothing_is_told_of_a_killed_job(book: Book):
     assert book.kill(["job", "unknown"]) == [job]
     for kind, pod in events[1:]:
         book.on_event(kind, pod)
-    assert news(book) == [] and book.issued() == [] and book.running() == {}
+    assert news(book) == [] and book.issued() == [] and book.running(0.0) == {}
     assert not book.exists(job)
 
 

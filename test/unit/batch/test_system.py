@@ -23,6 +23,7 @@ from byok8s.batch import (
     Update,
     lease,
 )
+from byok8s.batch.pods import LONGEST_WORD
 from byok8s.exceptions import ClusterError
 from support.fakeapi import Api, Asked, Says, refusal
 from support.fakestore import Store
@@ -232,6 +233,8 @@ def test_who_does_not_get_the_lead_touches_nothing(
         {"command": ("echo", 5)},
         {"env": {"A": 5}},
         {"env": {"A": None}},
+        {"env": {"A": "x" * (LONGEST_WORD - 2)}},
+        {"command": ("sh", "-c", "x" * LONGEST_WORD)},
         {"cpu": float("nan")},
         {"cpu": float("inf")},
         {"cpu": -1},
@@ -241,9 +244,17 @@ def test_a_request_that_can_be_of_no_pod_is_refused_when_it_is_issued(
     store: Store, batch: BatchSystem, more: dict[str, Any]
 ):
     with batch:
-        with pytest.raises(ValueError, match="'a'"):
+        with pytest.raises(ValueError, match="'a'") as caught:
             batch.issue(replace(request("a"), **more))
+        assert len(str(caught.value)) < 200
         assert batch.issued() == []
+
+
+def test_the_longest_words_that_linux_takes(store: Store, batch: BatchSystem):
+    longest = "x" * (LONGEST_WORD - 1)
+    with batch:
+        batch.issue(replace(request("a"), command=("true", longest), env={"A": longest[2:]}))
+        until(lambda: store.names("pods"))
 
 
 def test_no_time_at_all_is_not_seven_days(store: Store, batch: BatchSystem):
@@ -310,6 +321,20 @@ def test_who_lost_the_run_says_so_and_leaves_it_to_its_new_leader(
             list(iter(batch.updates, None))
         assert batch.shutdown() == []
     assert len(store.names("pods")) == len(store.names("configmaps")) == 1
+
+
+def test_a_run_that_somebody_cancels_ends_with_an_error_and_leaves_nothing(
+    store: Store, batch: BatchSystem, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(lease, "RENEW_SECONDS", 0.05)
+    with batch:
+        batch.issue(request("a"))
+        until(lambda: store.names("pods"))
+        record = store.items["configmaps", IDENTITY.name]
+        store.put("configmaps", {**record, "data": {**record["data"], lease.CANCEL: "eve"}})
+        with pytest.raises(ClusterError, match="eve cancels the run"):
+            list(iter(batch.updates, None))
+    assert store.names("pods") == store.names("configmaps") == []
 
 
 def test_who_slept_and_is_stopped_before_it_learns_of_it_removes_nothing(
