@@ -48,6 +48,12 @@ def test_a_failure_shows_reason_tail_and_log(shown: tuple[Display, io.StringIO])
     assert [failure.job for failure in display.failures] == [A]
 
 
+def test_a_failure_shows_what_may_help(shown: tuple[Display, io.StringIO]) -> None:
+    display, stream = shown
+    display.ended(A, JobFailure(A, "gone", hint="Beside its inputs there is more."))
+    assert stream.getvalue().splitlines()[-1] == "  Beside its inputs there is more."
+
+
 def test_other_lines_do_not_come_between_those_of_a_failure(
     shown: tuple[Display, io.StringIO],
 ) -> None:

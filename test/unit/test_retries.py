@@ -58,6 +58,7 @@ class Lab(Executor):
             log_url=lambda id, attempt: f"log-{attempt}",
             facts=lambda job, tried: {"tried": tried},
             cut_short=self.cut_short.append,
+            hint=lambda job: "Beside its inputs there is more.",
         )
         self._dispatcher = self.dispatcher  # type: ignore[assignment]
         self._lock = threading.Lock()
@@ -120,6 +121,9 @@ def test_a_failed_command_is_told_and_counts():
         "the command exited with code 3. It has used up its 2 retries."
     )
     assert lab.dispatcher.submitted == [] and lab.dispatcher.withdrawals == 1
+    assert lab.listener.failures[-1].hint == "Beside its inputs there is more."
+    lab.fail(Cause.COMMAND_FAILED)
+    assert lab.listener.failures[-1].hint == "", "nothing is known of the command"
 
 
 @pytest.mark.parametrize("shared", [True, False])

@@ -165,6 +165,8 @@ class Display:
                     self.note(f"    {line}")
             if failure.log:
                 self.note(f"  the whole log: {failure.log}")
+            if failure.hint:
+                self.note(f"  {failure.hint}")
 
     def _line(self) -> str:
         with self._lock:

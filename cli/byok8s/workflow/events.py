@@ -31,6 +31,7 @@ class JobFailure:
     reason: str  # one sentence
     tail: str = ""  # last lines of its log
     log: str = ""  # where the whole log is
+    hint: str = ""  # what may help, in a sentence
     will_retry: bool = False
 
 

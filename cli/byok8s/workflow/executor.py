@@ -296,6 +296,7 @@ class Executor(RealExecutor):
             reason=reason,
             tail=result.tail if result else self.session.batch.logs(task.id, tail_lines=20),
             log=self.session.log_url(task.id, job.attempt) if result else "",
+            hint=self.session.hint(job) if result and result.command_exit else "",
             will_retry=decision.retry,
         )
 

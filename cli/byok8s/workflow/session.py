@@ -28,7 +28,7 @@ from byok8s.worker.spec import (
     Result,
 )
 from byok8s.worker.transfer import ObjectMeta
-from byok8s.workflow import sources
+from byok8s.workflow import companions, sources
 from byok8s.workflow.durations import Durations
 from byok8s.workflow.events import Listener
 from byok8s.workflow.inherited import Stock, take_stock, text_of
@@ -219,6 +219,19 @@ class Session:
         found = [self.leader.inventory(b).find(key) for b, key in map(split_query, queries)]
         return all(found)
 
+    def hint(self, job: Any) -> str:
+        """What a job whose command failed may have missed.
+
+        Also of what is among the sources, since inputs lie elsewhere than these.
+        """
+        inputs, outputs = map(self._paths, (job.input, job.output))
+        return companions.hint(inputs, outputs, self.leader, self.workdir)
+
+    def _paths(self, files: Any) -> list[str]:
+        """Of files in the run's bucket, as the Snakefile names them."""
+        start = f"{self.s3.location}/"
+        return [q.removeprefix(start) for q in _queries(files) if q.startswith(start)]
+
     def cut_short(self, job: Any) -> None:
         """A pod of the job may have begun to store something, and could not end it."""
         files = [*job.output, *job.log, *(() if job.is_group() else filter(None, [job.benchmark]))]
@@ -275,11 +288,7 @@ class Session:
         return self.glob.late() if self.glob else {}
 
     def _upload_sources(self, workflow: Any) -> None:
-        made = {
-            query.removeprefix(f"{self.s3.location}/")
-            for job in workflow.dag.jobs
-            for query in _queries(job.output)
-        }
+        made = {path for job in workflow.dag.jobs for path in self._paths(job.output)}
         required = sources.required_files(workflow, self.configfile, self.workdir)
         optional = sources.project_files(
             self.workdir, lambda name: not made.isdisjoint((name, *map(str, Path(name).parents)))
