@@ -35,8 +35,7 @@ FIRST_PATIENCE = {"patience": 0.0, "while_busy": 10.0}
 _LONGEST_RETRY_AFTER = 60.0  # of what a server may ask for
 PASSING = frozenset({0, 429, 500, 502, 503, 504})
 TLS = "TLS"
-# what etcd says, with a 500, of an object that it will never take
-_NEVER_STORED = ("request is too large", "message larger than max")
+_NEVER_STORED = ("request is too large", "message larger than max")  # says etcd, with a 500
 
 
 class ApiError(Byok8sError):
@@ -61,6 +60,11 @@ class ApiError(Byok8sError):
     def peace_seconds(self) -> float:
         """How long the server wants to be left in peace (Retry-After), as far as we heed it."""
         return min(self.retry_after or 0.0, _LONGEST_RETRY_AFTER)
+
+
+def peace_after(error: BaseException | None) -> float:
+    """The `peace_seconds` of any error."""
+    return error.peace_seconds if isinstance(error, ApiError) else 0.0
 
 
 class KubeClient:
@@ -192,8 +196,8 @@ class KubeClient:
             error = state.outcome.exception() if state.outcome else None
             answered = isinstance(error, ApiError) and error.status != 0
             limit = while_busy if answered and while_busy is not None else patience
-            peace = error.peace_seconds if isinstance(error, ApiError) else 0.0
-            return event.is_set() or peace > limit or (state.seconds_since_start or 0.0) >= limit
+            impatient = peace_after(error) > limit
+            return event.is_set() or impatient or (state.seconds_since_start or 0.0) >= limit
 
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception(lambda e: isinstance(e, ApiError) and e.passing),
@@ -392,6 +396,5 @@ def _broken(error: Exception, server: str, context: str) -> ApiError:
 
 def _pause(state: tenacity.RetryCallState) -> float:
     """Seconds before the next try: exponential with jitter, and never before Retry-After."""
-    error = state.outcome.exception() if state.outcome else None
     base: float = random.uniform(0.5, 1.0) * min(8.0, 0.2 * 2 ** (state.attempt_number - 1))  # noqa: S311
-    return base + (error.peace_seconds if isinstance(error, ApiError) else 0.0)
+    return base + peace_after(state.outcome.exception() if state.outcome else None)

@@ -12,7 +12,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from byok8s.batch.book import Book, Job
-from byok8s.batch.client import ApiError, KubeClient
+from byok8s.batch.client import ApiError, KubeClient, peace_after
 from byok8s.batch.ends import Cause, End
 from byok8s.batch.nodes import quantity
 from byok8s.batch.pace import TokenBucket
@@ -177,8 +177,7 @@ class Creators:
         if self._stop.is_set():
             return
         if self._passes(job, error):
-            peace = error.peace_seconds if isinstance(error, ApiError) else 0.0
-            self._stop.wait(max(RETRY_SECONDS, peace))
+            self._stop.wait(max(RETRY_SECONDS, peace_after(error)))
             self._queue.put(job)
         elif isinstance(error, ApiError) and quota_is_full(error.message):
             self._parked.append(job)

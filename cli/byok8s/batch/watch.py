@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from byok8s.batch.client import ApiError, KubeClient, Stream
+from byok8s.batch.client import ApiError, KubeClient, Stream, peace_after
 from byok8s.batch.ends import Pod
 from byok8s.batch.lists import list_all
 
@@ -75,8 +75,7 @@ class PodWatch:
             failures = 0 if time.monotonic() - began > STEADY_SECONDS else failures + 1
             # the first break is answered at once, a server in trouble is left in peace
             pause = random.uniform(0.5, 1.0) * min(10.0, 0.05 * 2**failures)  # noqa: S311
-            asked = self.trouble.peace_seconds if isinstance(self.trouble, ApiError) else 0.0
-            self._stop.wait(pause + asked)
+            self._stop.wait(pause + peace_after(self.trouble))
 
     def _list(self) -> None:
         query = {"labelSelector": self._selector}

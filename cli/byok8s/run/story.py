@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from byok8s.exceptions import SettingsError, StorageError, WorkflowFailed
-from byok8s.progress import Reporter, elapsed, file_size
+from byok8s.progress import Reporter, elapsed, file_size, some_of
 from byok8s.run.ahead import load_ahead
 from byok8s.run.display import Display
 from byok8s.run.interrupts import Interrupts
@@ -236,7 +236,7 @@ def _headline(settings: RunSettings, ready: Ready) -> str:
 
 
 def _conclusion(ready: Ready, targets: tuple[str, ...], display: Display, seconds: float) -> str:
-    shown = ", ".join(targets[:3]) + (f" and {len(targets) - 3} more" if len(targets) > 3 else "")
+    shown = some_of(targets, 3)
     where = f" in {ready.s3.location}" if ready.s3 else ""
     if not display.total:
         return f"Nothing to be done: {shown or 'the target'} is up to date{where}"
@@ -249,6 +249,5 @@ def _failed(display: Display, error: BaseException) -> BaseException:
     if not isinstance(error, WorkflowFailed) or not display.failures:
         return error
     names = [str(failure.job) for failure in display.failures]
-    shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
     count = f"{len(names)} job{'s' * (len(names) != 1)} failed"
-    return WorkflowFailed(f"{count}: {shown}; the reasons stand above.")
+    return WorkflowFailed(f"{count}: {some_of(names, 5)}; the reasons stand above.")

@@ -17,10 +17,10 @@ from typing import Any
 
 _MULTIPART = r"[0-9a-f]{32}-(\d+)"
 _PLAIN = r"[0-9a-f]{32}"
-_MIB = 1024 * 1024
+MIB = 1024 * 1024
 # What clients take, the usual first: byok8s and the AWS tools, obstore and rclone, older SDKs,
 # s5cmd, and further round numbers
-_USUAL = tuple(size * _MIB for size in (8, 5, 16, 64, 50, 10, 15, 32, 100, 128, 256, 512))
+_USUAL = tuple(size * MIB for size in (8, 5, 16, 64, 50, 10, 15, 32, 100, 128, 256, 512))
 _PIECE = 256 * 1024  # what the processor's cache can hold
 _THREADS = 8  # hashing lets go of the interpreter's lock
 
@@ -66,7 +66,7 @@ def part_sizes(size: int, parts: int) -> list[int]:
     """
     if not 0 < parts <= size:
         return []
-    rounded = max(-(-size // (parts * _MIB)), 5) * _MIB  # S3 takes no smaller ones
+    rounded = max(-(-size // (parts * MIB)), 5) * MIB  # S3 takes no smaller ones
     return [part for part in dict.fromkeys((*_USUAL, rounded)) if -(-size // part) == parts]
 
 

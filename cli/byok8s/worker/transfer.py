@@ -37,8 +37,7 @@ _FILES = 12
 _MOST_PARTS = 9_000  # S3 takes 10,000
 # versitygw keeps the sizes of the parts with the object, and ext4 has room for some 700 of them
 _USUAL_PARTS = 600
-_MIB = 1024 * 1024
-_LARGEST_PART = 40 * _MIB  # unless there would be too many: two of them are in memory
+_LARGEST_PART = 40 * checksum.MIB  # unless there would be too many: two of them are in memory
 # Bytes per second. At the end of an upload a server may say nothing while it writes the object
 # anew: versitygw took more than two minutes for 20 GB.
 _SLOWEST_END = 50e6
@@ -272,7 +271,7 @@ class Transfers:
 def part_size(size: int) -> int:
     """The bytes of each part in which a file of this size is stored: whole MiB."""
     usual = min(_LARGEST_PART, -(-size // _USUAL_PARTS))
-    return -(-max(PART, usual, -(-size // _MOST_PARTS)) // _MIB) * _MIB
+    return -(-max(PART, usual, -(-size // _MOST_PARTS)) // checksum.MIB) * checksum.MIB
 
 
 def in_parallel(work: Callable[[T], R], items: Iterable[T], workers: int = _FILES) -> list[R]:

@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from byok8s.progress import some_of
+
 if TYPE_CHECKING:
     from byok8s.workflow.lead import Lead
 
@@ -26,11 +28,9 @@ def hint(inputs: list[str], outputs: list[str], lead: Lead, workdir: Path) -> st
     found = sorted(set(_beside(inputs, lead, workdir)).difference(inputs, outputs))
     if not found:
         return ""
-    names = ", ".join(found[:_NAMED])
-    more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
     return (
-        f"The pod had only the inputs that the rule names, and not {names}{more} beside them; name "
-        "as input what the command needs of these."
+        "The pod had only the inputs that the rule names, and not "
+        f"{some_of(found, _NAMED)} beside them; name as input what the command needs of these."
     )
 
 

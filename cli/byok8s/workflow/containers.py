@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from byok8s.exceptions import SettingsError
+from byok8s.progress import some_of
 from byok8s.worker import staging
 from byok8s.worker.spec import JOB_VARIABLE, S3_VARIABLE, SECRET_FOLDER
 from byok8s.workflow.lean import check, command_of
@@ -112,13 +113,12 @@ def _sentence(jobs: list[Any], reason: str) -> str:
             f"Rule '{first.rule.name}' cannot run in its container '{url}': it {reason}; change "
             "that, or write `container: None` in the rule to run it in the worker image."
         )
-    names = ", ".join(f"'{job.rule.name}'" for job in jobs[:_NAMED])
-    more = f" and {len(jobs) - _NAMED} more" if len(jobs) > _NAMED else ""
+    names = some_of([f"'{job.rule.name}'" for job in jobs], _NAMED)
     way = "write `container: None` in the rules"
     if all(_is_global(job.rule) for job in jobs):
         way = "take `container:` from the top of the Snakefile"
     return (
-        f"Rules {names}{more} cannot run in their container '{url}': each {reason}; change that, "
+        f"Rules {names} cannot run in their container '{url}': each {reason}; change that, "
         f"or {way} to run them in the worker image."
     )
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from byok8s.batch.placement import ANYWHERE, Placement
 from byok8s.batch.retry import RetryPolicy
 from byok8s.exceptions import Byok8sError, StorageError
-from byok8s.progress import file_size
+from byok8s.progress import file_size, some_of
 from byok8s.settings import S3Settings
 from byok8s.storage.bucket import describe
 from byok8s.storage.inventory import OURS
@@ -296,11 +296,9 @@ class Session:
         self.sources = sources.pack(required, optional, self.workdir)
         self.sources_key = self.key(f"sources/{self.sources.sha256}")
         if self.sources.skipped:
-            shown = ", ".join(self.sources.skipped[:3])
-            more = len(self.sources.skipped) - 3
             self.listener.warn(
                 f"The project's files exceed {file_size(sources.MAX_TOTAL)}; the pods will not see "
-                f"{shown}{f' and {more} more' if more > 0 else ''}."
+                f"{some_of(self.sources.skipped, 3)}."
             )
         if self.objects.head(self.sources_key) is None:
             self.objects.put_bytes(self.sources_key, self.sources.data)
