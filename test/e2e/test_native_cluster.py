@@ -8,9 +8,11 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from byok8s.cluster import ClusterInfo, load_driver
+from byok8s.cluster.native.layout import BRIDGE, MAC
 
 RESTRICTED = {
     "allowPrivilegeEscalation": False,
@@ -53,6 +55,13 @@ def test_status_names_every_component(cluster: ClusterInfo) -> None:
     assert rows["kubelet"].startswith("running")
     assert rows["cluster DNS"] == "ready"
     assert all(not state.startswith(("stopped", "not")) for state in rows.values())
+
+
+def test_the_nodes_link_address_stays_while_pods_come_and_go(cluster: ClusterInfo) -> None:
+    link = Path("/sys/class/net", BRIDGE)
+    assert (link / "address").read_text().strip() == MAC
+    # NET_ADDR_SET: the kernel does not take that of another port
+    assert (link / "addr_assign_type").read_text().strip() == "3"
 
 
 def test_keys_are_not_on_any_command_line(cluster: ClusterInfo) -> None:

@@ -14,6 +14,9 @@ from byok8s.exceptions import ClusterError
 
 RUN = Path("/run/byok8s")
 BRIDGE = "byok8s0"
+# A bridge without one that is set has the lowest MAC address of its ports: another one whenever
+# that port goes, and for seconds what pods send to the node is lost
+MAC = "0a:58:0a:58:00:01"
 ADDRESS = "10.88.0.1"  # of the node, the API server and the S3 server, for host and pods alike
 POD_NETWORK = "10.88.0.0/24"
 SERVICE_NETWORK = "10.96.0.0/16"

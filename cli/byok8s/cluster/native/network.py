@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from byok8s.cluster.native.layout import ADDRESS, BRIDGE, POD_NETWORK, SERVICE_NETWORK
+from byok8s.cluster.native.layout import ADDRESS, BRIDGE, MAC, POD_NETWORK, SERVICE_NETWORK
 from byok8s.cluster.native.shell import attempt, run
 from byok8s.exceptions import ClusterError
 
@@ -92,7 +92,7 @@ def up() -> None:
     if attempt(["ip", "link", "show", BRIDGE]).returncode != 0:
         run(["ip", "link", "add", BRIDGE, "type", "bridge"])
     run(["ip", "address", "replace", f"{ADDRESS}/24", "dev", BRIDGE])
-    run(["ip", "link", "set", BRIDGE, "up"])
+    run(["ip", "link", "set", BRIDGE, "address", MAC, "up"])
     # kube-proxy turns a service's address into a pod's before the packet would leave; the
     # kernel drops it earlier where there is no route at all
     run(["ip", "route", "replace", SERVICE_NETWORK, "dev", BRIDGE])
