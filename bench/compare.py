@@ -41,7 +41,7 @@ from byok8s.progress import Reporter, reporter
 from byok8s.settings import KubeSettings
 from counting import S3Proxy
 from floor import bare_pods
-from quiet import Strangers, wait_until_quiet
+from quiet import Strangers, wait_until_quiet, wait_until_swept
 from support.project import client_of, own_bucket
 from workloads import WORKLOADS, Workload
 
@@ -103,7 +103,9 @@ class Bench:
     def time(self, workload: Workload, side: str, *, count: bool) -> Timing:
         """Run a workload once; raises ClusterError when its result is not in the bucket."""
         prefix = f"{workload.name}-{uuid.uuid4().hex[:8]}"
-        quiet = count or wait_until_quiet(self.client)  # counts are the same on a busy machine
+        if not count:  # counts are the same on a busy machine
+            wait_until_swept(self.client, self.layout)
+        quiet = count or wait_until_quiet(self.client)
         with (
             self.report.step(f"{workload.title}: {side}{' (counting)' * count}"),
             tempfile.TemporaryDirectory() as scratch,

@@ -9,6 +9,7 @@ from typing import Self
 
 import cpu
 from byok8s.batch import ApiError, KubeClient
+from byok8s.cluster.native.layout import Layout
 
 _SECONDS = 3.0
 
@@ -27,6 +28,19 @@ def wait_until_quiet(client: KubeClient, share: float = 0.25, patience: float = 
         if idle and not strangers(client, ""):
             return True
     return False
+
+
+def wait_until_swept(client: KubeClient, layout: Layout, patience: float = 90.0) -> None:
+    """Wait until the kubelet has removed what pods that are gone have left on the node.
+
+    It does once a minute, at some 4 s of CPU for 50 pods, which the next run would pay for.
+    """
+    left = layout.root / "containerd/io.containerd.grpc.v1.cri/sandboxes"
+    until = time.monotonic() + patience
+    while left.exists() and time.monotonic() < until:
+        if len(list(left.iterdir())) <= len(client.get("/api/v1/pods")["items"]):
+            return
+        time.sleep(1.0)
 
 
 def strangers(client: KubeClient, namespace: str) -> bool:
