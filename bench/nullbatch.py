@@ -27,6 +27,9 @@ class NullBatch:
     def places(self, request: Any) -> None:
         """How many such pods there is room for: nobody knows."""
 
+    def least_cpu(self, request: PodRequest) -> float:
+        return request.cpu
+
     def check(self, request: Any) -> None:
         """Everything fits."""
 

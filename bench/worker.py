@@ -118,6 +118,7 @@ def on_this_machine(server: S3Server, store: Any, name: str, jobs: int) -> list[
                 [sys.executable, "-P", "-c", _WORKER],
                 check=True,
                 cwd=folder,
+                stdout=subprocess.DEVNULL,
                 env={
                     **os.environ,
                     JOB_VARIABLE: spec.dumps(),

@@ -71,7 +71,7 @@ def work(batch: BatchSystem, requests: dict[str, PodRequest], policy: RetryPolic
         while later and later[0][0] <= time.monotonic():
             batch.issue(requests[heapq.heappop(later)[1]])
         news = batch.updates(timeout=0.5)
-        if news is None or news.state in ("placed", "running"):
+        if news is None or news.state == "running":
             continue
         print(describe(news), flush=True)
         if news.state == "waiting":

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 from byok8s.batch import ApiError, PodRequest, Update
-from byok8s.worker.spec import NEWS, BundleJob, BundleSpec, Command, JobSpec, Result
-from byok8s.workflow import dispatch
+from byok8s.worker.spec import NEWS, BundleJob, BundleSpec, Command, JobSpec, Result, news
+from byok8s.workflow import dispatch, sharing
 from byok8s.workflow.dispatch import Dispatcher
 from byok8s.workflow.durations import Durations
 from byok8s.workflow.events import JobName
@@ -65,6 +65,9 @@ class Batch:
 
     def places(self, request: PodRequest) -> int | None:
         return self._places
+
+    def least_cpu(self, request: PodRequest) -> float:
+        return min(request.cpu, 0.67)
 
     def updates(self, timeout: float) -> Update | None:
         try:
@@ -266,12 +269,12 @@ def test_one_long_job_of_a_rule_of_short_ones_does_not_give_all_a_pod_of_their_o
     until(lambda: [r for r in run.batch.issued if not r.bundle])
     time.sleep(0.5)
     singles = [r for r in run.batch.issued if not r.bundle]
-    assert len(singles) == 3, "as many as there are places, and one that waits for the next"
+    assert len(singles) == 2, "as many as there are places"
     for single in singles:
         run.update(single, "succeeded", result=Result(0, seconds=0.1).dumps())
     until(lambda: len(run.bundles()) == 3)
     assert run.jobs_of(run.bundles()[2]) == {*rest} - {single.id for single in singles}
-    assert len([r for r in run.batch.issued if not r.bundle]) == 3
+    assert len([r for r in run.batch.issued if not r.bundle]) == 2
 
 
 def test_a_rule_known_to_take_long_is_not_bundled() -> None:
@@ -286,7 +289,7 @@ def test_a_rule_known_to_take_long_is_not_bundled() -> None:
     "options", [{"share": False}, {"rule": "script"}], ids=["off", "needs Snakemake"]
 )
 def test_jobs_that_may_not_share_a_pod_get_their_own(options: dict[str, Any]) -> None:
-    run = started(share=options.get("share", True))
+    run = started(share=options.get("share", True), batch=Batch(places=3))
     run.submit("abc", options.get("rule", "small"))
     until(lambda: len(run.batch.issued) == 3)
     assert not run.bundles()
@@ -552,8 +555,8 @@ def test_news_that_the_dead_leader_heard_are_not_told_again() -> None:
     run.update(pod, "placed")
     until(lambda: "bundle-0" in run.batch.logs)
     # it had come back, and was sent again
-    for news in ({"started": "b"}, {"returned": ["a"]}, {"started": "a"}):
-        run.tell(pod, **news)
+    for told in ({"started": "b"}, {"returned": ["a"]}, {"started": "a"}):
+        run.tell(pod, **told)
     until(lambda: run.started == ["a"])
     assert not run.batch.issued
     run.dispatcher.stop()
@@ -617,11 +620,11 @@ def alone(places: int | None = 2, **options: Any) -> Run:
 def test_a_rule_nothing_is_known_of_fills_the_nodes_and_the_rest_asks_for_less() -> None:
     run = alone()
     run.submit("abcdefgh", cpu=0.95)
-    until(lambda: len(run.batch.issued) == 3)  # as many as there are places, and one that waits
-    assert {request.cpu for request in run.batch.issued} == {0.95}
+    until(lambda: len(run.batch.issued) == 2)
+    assert {request.cpu for request in run.batch.issued} == {0.67}  # and no third one fits
     run.update(run.batch.issued[0], "succeeded", result=Result(0, seconds=0.1).dumps())
     until(lambda: len(run.batch.issued) == 8)
-    assert {round(request.cpu, 3) for request in run.batch.issued[3:]} == {0.136}
+    assert {round(request.cpu, 3) for request in run.batch.issued[2:]} == {0.136}
     run.dispatcher.stop()
 
 
@@ -687,16 +690,121 @@ def test_a_rule_that_stays_unknown_is_not_held_for_long(monkeypatch: pytest.Monk
     run = alone()
     run.submit("abcdefgh", cpu=0.95)
     until(lambda: len(run.batch.issued) == 8)
-    assert {request.cpu for request in run.batch.issued} == {0.95}
+    assert {request.cpu for request in run.batch.issued} == {0.67}
     run.dispatcher.stop()
 
 
 def test_what_is_held_can_be_withdrawn() -> None:
     run = alone()
     run.submit("abcdefgh", cpu=0.95)
-    until(lambda: len(run.batch.issued) == 3)
+    until(lambda: len(run.batch.issued) == 2)
     run.dispatcher.stop()
-    assert {task.id for task in run.dispatcher.withdraw()} == set("defgh")
+    assert {task.id for task in run.dispatcher.withdraw()} == set("cdefgh")
+
+
+# --- the last word of a pod with one job
+
+
+def word(code: int = 0) -> bytes:
+    return news(result=vars(Result(code, seconds=0.1)))
+
+
+def test_the_last_word_of_a_pod_comes_before_the_clusters() -> None:
+    run = alone()
+    run.submit("ab")
+    until(lambda: len(run.batch.issued) == 2)
+    first, second = run.batch.issued
+    run.update(first, "placed")
+    run.update(second, "placed")
+    until(lambda: set(run.batch.logs) == {"a", "b"})
+    run.batch.logs["a"].lines.put(b"what the job writes\n")
+    run.batch.logs["a"].lines.put(word())
+    until(lambda: "a" in run.ended)
+    assert run.ended["a"].success and run.ended["a"].update is None
+    run.update(first, "failed", cause="deleted")  # as when the pod is removed at that moment
+    run.batch.logs["b"].lines.put(word())
+    until(lambda: "b" in run.ended)
+    assert run.ended["a"].success
+    run.dispatcher.stop()
+
+
+def test_of_a_failure_the_cluster_tells() -> None:
+    run = alone()
+    run.submit("a")
+    until(lambda: run.batch.issued)
+    run.update(run.batch.issued[0], "running")
+    until(lambda: run.batch.logs)
+    run.batch.logs["a"].lines.put(word(1))
+    time.sleep(0.3)
+    assert not run.ended
+    told = Result(1, out_of_memory=True).dumps()
+    run.update(run.batch.issued[0], "failed", cause="out_of_memory", result=told)
+    until(lambda: run.ended)
+    assert run.ended["a"].update is not None
+    run.dispatcher.stop()
+
+
+@pytest.mark.parametrize(
+    "line", ["", "{", "[]", "{}", '"x"', '{"result": 3}', '{"result": {}}', '{"result": {"x": 1}}']
+)
+def test_what_a_job_writes_is_no_last_word(line: str) -> None:
+    run = alone()
+    run.submit("a")
+    until(lambda: run.batch.issued)
+    run.update(run.batch.issued[0], "placed")
+    until(lambda: run.batch.logs)
+    run.batch.logs["a"].lines.put(NEWS + line.encode() + b"\n")
+    run.batch.logs["a"].lines.put(word())
+    until(lambda: run.ended)
+    assert run.ended["a"].success and not run.broken
+    run.dispatcher.stop()
+
+
+def test_only_the_last_few_short_jobs_are_listened_to() -> None:
+    run = alone(durations=Durations('{"small": 0.1, "long": 60}'))
+    run.submit("abcdefghijk")
+    run.submit("xyz", rule="long")
+    until(lambda: len(run.batch.issued) == 14)
+    for request in run.batch.issued:
+        run.update(request, "placed")
+    for request in run.batch.issued[: 14 - sharing.FEW - 1]:
+        run.update(request, "succeeded", result=Result(0).dumps())
+    until(lambda: len(run.ended) == 14 - sharing.FEW - 1)
+    assert not run.batch.logs
+    next_one = run.batch.issued[14 - sharing.FEW - 1]
+    run.update(next_one, "succeeded", result=Result(0).dumps())
+    until(lambda: len(run.batch.logs) == sharing.FEW - 3)
+    time.sleep(0.3)
+    assert not {"x", "y", "z"} & set(run.batch.logs)
+    run.dispatcher.stop()
+
+
+@pytest.mark.parametrize("status", [403, 404, 500, 0])
+def test_a_log_that_cannot_be_read_is_not_missed(status: int) -> None:
+    run = alone()
+    run.batch.refuses = ApiError(status, "Refused", "no")
+    run.submit("a")
+    until(lambda: run.batch.issued)
+    run.update(run.batch.issued[0], "placed")
+    time.sleep(0.4)
+    run.update(run.batch.issued[0], "succeeded", result=Result(0).dumps())
+    until(lambda: run.ended)
+    assert run.ended["a"].success and not run.broken
+    run.dispatcher.stop()
+
+
+def test_a_log_that_has_not_begun_is_asked_for_again() -> None:
+    run = alone()
+    run.batch.refuses = ApiError(400, "BadRequest", "the container has not started")
+    run.submit("a")
+    until(lambda: run.batch.issued)
+    run.update(run.batch.issued[0], "placed")
+    time.sleep(0.4)
+    run.batch.refuses = None
+    until(lambda: run.batch.logs)
+    run.batch.logs["a"].lines.put(word())
+    until(lambda: run.ended)
+    run.dispatcher.stop()
 
 
 @pytest.mark.parametrize("shared", [True, False])

@@ -18,6 +18,7 @@ from byok8s.exceptions import SettingsError
 from byok8s.run import runs as module
 from byok8s.run.logs import Logs
 from byok8s.run.runs import parse_age
+from byok8s.worker.spec import news
 from click.testing import CliRunner, Result
 from support.fakeapi import Api, kubeconfig, refusal, serve
 from support.fakestore import Store
@@ -247,10 +248,11 @@ def test_logs_of_pods_and_of_the_bucket(store: Store, kept: FakeObjects) -> None
     add_run(store, "flow-1")
     add_pod(store, "flow-1", "a", RUNNING)
     add_pod(store, "flow-1", "b", RUNNING, rule="plot")
-    store.logs = {"a": "pod a\n", "b": "pod b\n"}
+    told = news(result={}).decode()
+    store.logs = {"a": f"pod a\n{told}", "b": f"{told}pod b{told[:-1]}\n"}
     whole = byok8s("logs", "flow-1").output
     assert "==> align-sample-a (running, pod a) <==\npod a\n" in whole
-    assert "==> plot-sample-b (running, pod b) <==\npod b\n" in whole
+    assert f"==> plot-sample-b (running, pod b) <==\npod b{told[:-1]}\n" in whole
     assert "==> sort_all-x-2 (kept in the bucket) <==\nkept of x\n" in whole
     assert "kept of a" not in whole and "older" not in whole
     assert byok8s("logs", "flow-1", "plot").output.count("==>") == 1
@@ -275,7 +277,7 @@ def test_logs_can_be_followed(store: Store, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(logs, "LOOK_AGAIN_SECONDS", 0.2)
     add_run(store, "flow-1")
     add_pod(store, "flow-1", "a", RUNNING)
-    store.logs = {"a": "one\n\ntwo"}
+    store.logs = {"a": f"one\n\n{news(beat=True).decode()}two"}
     from threading import Timer
 
     Timer(0.3, lambda: [store.remove(k, n) for k, n in list(store.items)]).start()

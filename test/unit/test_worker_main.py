@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import pytest
 from byok8s.worker import __main__ as worker
 from byok8s.worker import job as around
 from byok8s.worker import process
-from byok8s.worker.spec import STAGING_FAILED, TERMINATION_LIMIT, JobSpec, Result
+from byok8s.worker.spec import NEWS, STAGING_FAILED, TERMINATION_LIMIT, JobSpec, Result
 from byok8s.workflow import sources
 from byok8s.workflow.storage import _workflow_errors
 from obstore.exceptions import GenericError
@@ -255,3 +257,28 @@ def test_the_storage_provider_leaves_word_that_the_store_is_away(
             bucket.objects.get_bytes("k")
         assert away.exists() is bool(variable)
     assert "Could not read s3://memory/k" in away.read_text()
+
+
+def test_the_last_line_of_the_log_is_the_leaders(
+    store: Store, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    job = spec(store, tmp_path, "print('no end', end='')")
+    result = worker.run_snakemake(job)
+    result.stored = [("key", 3, 1.5, "e")]
+    around.conclude(store, job, result)
+    first, last = capfdbinary.readouterr().out.splitlines()
+    assert first == b"no end"
+    assert Result.of(json.loads(last.removeprefix(NEWS))["result"]) == result
+    assert (tmp_path / "byok8s.log").read_bytes() == b"no end"
+
+
+def test_a_worker_leaves_with_all_that_it_said() -> None:
+    code = "from byok8s.worker.process import leave; print('said', end=''); leave(3)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (3, "said", "")
+
+
+def test_garbage_is_looked_for_again_once_all_is_imported() -> None:
+    code = "import gc, byok8s.worker.__main__; print(gc.isenabled())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n"

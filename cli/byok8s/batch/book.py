@@ -44,8 +44,9 @@ class Job:
 class Book:
     """Thread-safe. `changed` is notified whenever a pod ends or goes."""
 
-    def __init__(self, run: str, limits: Limits) -> None:
+    def __init__(self, run: str, limits: Limits, *, tell_placed: bool = False) -> None:
         self._run = run
+        self._tell_placed = tell_placed
         self._limits = limits
         self._jobs: dict[str, Job] = {}  # by job id, the newest attempt
         self._pods: dict[str, Job] = {}  # by pod name, until the pod is gone
@@ -222,7 +223,7 @@ class Book:
             return
         if job.node and job.placed is None:
             job.placed = time.monotonic()
-            if job.request.bundle:  # who follows its log need not wait until it is told to run
+            if self._tell_placed:
                 self._tell(job, "placed")
         wait = wait_of(pod)
         # trouble with volumes is known from events; it lasts until the container says more

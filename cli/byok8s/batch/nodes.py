@@ -83,6 +83,18 @@ class Nodes:
         ]
         return sum(places) if places else None
 
+    def least_cpu(self, request: PodRequest) -> float:
+        """The least CPU it can ask for without any empty node holding more pods of this kind.
+
+        All that it asks for, where we may not know the nodes or others may come.
+        """
+        least = 0.0
+        for size in () if self.can_grow else self._sizes:
+            capacity = size.get("cpu", 0.0)
+            if held := int(capacity / request.cpu):
+                least = max(least, capacity / (held + 1) + 0.001)
+        return min(request.cpu, least) if least else request.cpu
+
     def never_fits(self, request: PodRequest) -> str | None:
         """What of a request neither a node has nor one that may come; None when it may fit."""
         self.refresh()

@@ -15,7 +15,7 @@ from typing import Any, Self
 from byok8s.batch.book import Book, Job
 from byok8s.batch.client import ApiError, KubeClient, Stream
 from byok8s.batch.create import Creators
-from byok8s.batch.ends import Pod, Update
+from byok8s.batch.ends import Update
 from byok8s.batch.lease import Lease
 from byok8s.batch.lists import list_all
 from byok8s.batch.nodes import NeverFits, Nodes
@@ -31,7 +31,7 @@ from byok8s.batch.pods import (
 from byok8s.batch.record import RunRecord
 from byok8s.batch.steward import Steward
 from byok8s.batch.strays import bundles_remain
-from byok8s.batch.waits import Limits
+from byok8s.batch.waits import Limits, remaining
 from byok8s.batch.watch import PodWatch
 from byok8s.exceptions import Byok8sError, ClusterError
 
@@ -48,6 +48,7 @@ class BatchSystem:
     `limits` says how long a job may wait for what; `grace_seconds` is what a job has between
     SIGTERM and SIGKILL. Every `reconcile_seconds` the watch is checked against a list. `lease`
     makes this process the run's leader; one that is not held yet is acquired by `start`.
+    `tell_placed`: updates also tell when a node has a pod, for who follows its log.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class BatchSystem:
         grace_seconds: int = 5,
         reconcile_seconds: float = 300.0,
         lease: Lease | None = None,
+        tell_placed: bool = False,
     ) -> None:
         self._client = client
         self._run = run
@@ -80,7 +82,7 @@ class BatchSystem:
             self._lease.on_lost = self._on_lost
             self._lease.on_cancel = self._on_cancel
         self._record = RunRecord(client, run, self._lease)
-        self._book = Book(run.name, limits or Limits())
+        self._book = Book(run.name, limits or Limits(), tell_placed=tell_placed)
         self._watch = PodWatch(
             client,
             run.selector,
@@ -240,6 +242,11 @@ class BatchSystem:
         self._nodes.refresh()
         return None if self._nodes.can_grow else self._nodes.places(request)
 
+    def least_cpu(self, request: PodRequest) -> float:
+        """The least CPU it can ask for without any node having room for more such pods."""
+        self._nodes.refresh()
+        return self._nodes.least_cpu(request)
+
     def logs(self, job_id: str, tail_lines: int | None = None) -> str:
         """What the job's container wrote; "" when it has not started or is gone."""
         job = self._book.find(job_id)
@@ -342,7 +349,7 @@ class BatchSystem:
                 query = {"labelSelector": self._run.selector}
                 found = list_all(self._client, self._pods, query, **_within(until))
                 pods = {pod["metadata"]["name"]: pod for pod in found.items}
-                left = [_remaining(pods[name]) for name in sorted(pods)]
+                left = [remaining(pods[name]) for name in sorted(pods)]
                 if not left:
                     return left
                 names = set(pods)
@@ -384,13 +391,3 @@ def _within(until: float) -> dict[str, float]:
     """Options of a call that has to be over at the monotonic time `until`."""
     seconds = max(0.5, until - time.monotonic())
     return {"patience": 0.0, "timeout": seconds, "connect": seconds}
-
-
-def _remaining(pod: Pod) -> str:
-    """The name of a pod that could not be removed yet, and what it hangs on, if that is known."""
-    name = f"pod/{pod['metadata']['name']}"
-    if "deletionTimestamp" not in pod["metadata"]:
-        return name
-    if finalizers := pod["metadata"].get("finalizers"):
-        return f"{name} (deleted; held by the finalizer {', '.join(finalizers)})"
-    return f"{name} (deleted; its node {pod['spec'].get('nodeName', '?')} has not confirmed it)"

@@ -193,3 +193,13 @@ def left_over(pod: str) -> Wait:
         "ended; if the node is lost, have it mended or removed (kubectl delete node).",
         "terminating",
     )
+
+
+def remaining(pod: Pod) -> str:
+    """The name of a pod that could not be removed yet, and what it hangs on, if that is known."""
+    name = f"pod/{pod['metadata']['name']}"
+    if "deletionTimestamp" not in pod["metadata"]:
+        return name
+    if finalizers := pod["metadata"].get("finalizers"):
+        return f"{name} (deleted; held by the finalizer {', '.join(finalizers)})"
+    return f"{name} (deleted; its node {pod['spec'].get('nodeName', '?')} has not confirmed it)"

@@ -6,7 +6,7 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -15,6 +15,7 @@ from byok8s.exceptions import SettingsError
 from byok8s.run.preflight import find_storage
 from byok8s.run.runs import list_runs
 from byok8s.settings import S3Location
+from byok8s.worker.spec import NEWS
 
 if TYPE_CHECKING:
     from byok8s.batch.client import KubeClient
@@ -81,13 +82,9 @@ class Logs:
     def _follow(self, pod: RunPod) -> None:
         from byok8s.batch.runs import pod_log
 
-        rest, title = b"", f"[{pod.job or pod.id}] ".encode()
-        for piece in pod_log(self.client, pod.name, follow=True):
-            *lines, rest = (rest + piece).split(b"\n")
-            if lines:
-                self._write(b"".join(title + line + b"\n" for line in lines))
-        if rest:
-            self._write(title + rest + b"\n")
+        title = f"[{pod.job or pod.id}] ".encode()
+        for lines in _for_people(pod_log(self.client, pod.name, follow=True)):
+            self._write(b"".join(title + line + b"\n" for line in lines))
 
     def _find(self) -> Run | None:
         runs = list_runs(self.client, everywhere=False)
@@ -144,8 +141,8 @@ class Logs:
     def _write_log(self, pod: RunPod) -> None:
         from byok8s.batch.runs import pod_log
 
-        for piece in pod_log(self.client, pod.name):
-            self._write(piece)
+        for lines in _for_people(pod_log(self.client, pod.name)):
+            self._write(b"".join(line + b"\n" for line in lines))
 
     def _write(self, data: bytes) -> None:
         with self._lock:
@@ -158,6 +155,17 @@ class Logs:
                 self._closed.set()
                 # what is still buffered would fail again when Python ends
                 os.dup2(os.open(os.devnull, os.O_WRONLY), self.out.fileno())
+
+
+def _for_people(pieces: Iterable[bytes]) -> Iterator[list[bytes]]:
+    """The lines of a pod's log as they come, but for what its worker writes for the leader."""
+    rest = b""
+    for piece in pieces:
+        *lines, rest = (rest + piece).split(b"\n")
+        if kept := [line for line in lines if not line.startswith(NEWS)]:
+            yield kept
+    if rest and not rest.startswith(NEWS):
+        yield [rest]
 
 
 def _rule(id: str) -> str:

@@ -33,12 +33,12 @@ from byok8s.worker.job import (
 from byok8s.worker.process import Ran, end, execute
 from byok8s.worker.s3 import TransferError
 from byok8s.worker.spec import (
-    NEWS,
     STAGING_FAILED,
     BundleJob,
     BundleSpec,
     Command,
     Result,
+    news,
 )
 from byok8s.worker.transfer import Transfers
 
@@ -285,10 +285,9 @@ class Bundle:
             sys.stdout.buffer.write(f"[{name}] ".encode() + text)
             sys.stdout.buffer.flush()
 
-    def _tell(self, **news: Any) -> None:
+    def _tell(self, **fields: Any) -> None:
         """Tell the leader something."""
-        line = NEWS + json.dumps(news, ensure_ascii=False).encode() + b"\n"
         with self._log:
             self._told = time.monotonic()
-            sys.stdout.buffer.write(line)
+            sys.stdout.buffer.write(news(**fields))
             sys.stdout.buffer.flush()

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from byok8s.worker.process import TAIL_LINES, Ran
+from byok8s.worker.process import TAIL_LINES, Ran, say
 from byok8s.worker.s3 import StorageAway, TransferError, open_bucket, outlast, sentences
 from byok8s.worker.spec import (
     CREDENTIALS_FILE,
@@ -26,6 +26,7 @@ from byok8s.worker.spec import (
     Bucket,
     JobSpec,
     Result,
+    news,
 )
 from byok8s.worker.transfer import Transfers
 
@@ -89,6 +90,7 @@ def conclude(store: Any, spec: JobSpec, result: Result) -> None:
     shorten(result)
     least = result.changed(tail="", stored=[])  # the leader looks for what was stored
     report(store, spec.result_key, result.dumps(), least.dumps())
+    say(news(result=vars(result)))  # the kubelet takes up to two seconds to tell
 
 
 def load_text(store: Any, text: str) -> str:

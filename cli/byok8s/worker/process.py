@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, NamedTuple
+from typing import IO, TYPE_CHECKING, NamedTuple, NoReturn
 
 from byok8s.worker.spec import ENVIRONMENT_FILE, OUR_VARIABLES
 
@@ -55,9 +55,16 @@ _OOM_COUNTS = (
 
 
 def say(line: bytes) -> None:
-    """Write a line to the pod's log at once."""
-    sys.stdout.buffer.write(line)
+    """Write a line to the pod's log at once; one that does not end is ended."""
+    sys.stdout.buffer.write(line if line.endswith(b"\n") else line + b"\n")
     sys.stdout.buffer.flush()
+
+
+def leave(code: int) -> NoReturn:
+    """End this process. Python's own end takes a sixth of a small job's CPU, and does nothing."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def execute(

@@ -192,5 +192,10 @@ class BundleSpec(Record):
         return cls(**{**fields, "jobs": tuple(map(BundleJob.of, fields["jobs"]))})
 
 
-# A bundle tells of its jobs by lines of its pod's log that begin with this
+# A pod tells of its jobs by lines of its log that begin with this
 NEWS = b"\x1ebyok8s "
+
+
+def news(**fields: Any) -> bytes:
+    """A line for the leader."""
+    return NEWS + json.dumps(fields, ensure_ascii=False).encode() + b"\n"

@@ -217,4 +217,6 @@ def _write(path: Path, text: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from byok8s.worker.process import leave
+
+    leave(main())

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from byok8s.storage.objects import BucketAway
 from byok8s.worker.spec import Result
 from byok8s.workflow.durations import Durations
-from byok8s.workflow.follow import Deaf, Follower, Heard, News
+from byok8s.workflow.follow import Deaf, Follower, Heard, LastWord, News
 from byok8s.workflow.inherited import Inheritance
 from byok8s.workflow.sharing import TROUBLES, Sharing
 from byok8s.workflow.tasks import (
@@ -176,6 +176,8 @@ class Dispatcher:
                 self._sharing.enqueue(event)
         elif isinstance(event, News):
             self._on_news(event)
+        elif isinstance(event, LastWord):
+            self._on_last_word(event)
         elif isinstance(event, (Heard, Deaf)):
             self._sharing.deaf = deaf = isinstance(event, Deaf)  # perhaps for a while only
             if pod := self._pods.get(event.pod):
@@ -208,6 +210,7 @@ class Dispatcher:
         if update.attempt != self._sharing.attempts[task.id]:
             return
         task.stuck = update.state == "waiting" and update.for_room
+        task.placed = task.placed or update.state in ("placed", "running")
         if update.state == "running":
             self._on_started(task)
         elif update.state == "waiting":
@@ -218,6 +221,19 @@ class Dispatcher:
             if update.cause == "create_refused" and self._sharing.ask_for_all(task):
                 return  # a LimitRange may want more
             self._end(task, Outcome(result, update))
+        self._listen()
+
+    def _listen(self) -> None:
+        for task in self._sharing.to_listen():
+            self._follower.listen(task.id)
+
+    def _on_last_word(self, event: LastWord) -> None:
+        """A job is done, which the cluster tells a second later; of a failure it knows more."""
+        task = self._single.get(event.pod)
+        if task is not None and event.result.exit_code == 0:
+            del self._single[task.id]
+            self._end(task, Outcome(event.result))
+            self._listen()
 
     def _on_news(self, event: News) -> None:
         pod = self._pods.get(event.pod)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import random
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from byok8s.worker.spec import NEWS
+from byok8s.worker.spec import NEWS, Result
 
 if TYPE_CHECKING:
     from byok8s.batch import BatchSystem
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 _AGAIN_SECONDS = 0.05
 _KNOCKS_A_SECOND = 40  # at the doors of all pods together
 _SILENCE_SECONDS = 30.0  # the worker says something every ten
+_LISTEN_SECONDS = 10.0  # who takes longer need not be heard of sooner
+_LISTEN_AGAIN_SECONDS = 0.2
 _REFUSALS = 20  # before a log counts as one that cannot be read
 
 
@@ -43,6 +46,14 @@ class Deaf:
     pod: str
 
 
+@dataclass(frozen=True)
+class LastWord:
+    """What a pod with one job tells of it at its end."""
+
+    pod: str
+    result: Result
+
+
 class Follower:
     """Follows the logs of bundles, each in a thread of its own, and tells their news.
 
@@ -64,6 +75,28 @@ class Follower:
         arguments = (pod, _Unheard(pod, skip))
         name = f"byok8s-{pod}"
         threading.Thread(target=self._follow, args=arguments, name=name, daemon=True).start()
+
+    def listen(self, pod: str) -> None:
+        """Tell the last word of a pod with one job, if it comes soon; if not, its end tells it."""
+        name = f"byok8s-{pod}"
+        threading.Thread(target=self._listen, args=(pod,), name=name, daemon=True).start()
+
+    def _listen(self, pod: str) -> None:
+        from byok8s.batch import ApiError
+
+        until = time.monotonic() + _LISTEN_SECONDS
+        while not self._stop.wait(_LISTEN_AGAIN_SECONDS) and time.monotonic() < until:
+            try:
+                with self._batch.follow(pod, silence=_LISTEN_SECONDS) as lines:
+                    for line in lines:
+                        if result := _last_word(line):
+                            self._tell(LastWord(pod, result))
+                        if result or time.monotonic() > until:
+                            return
+                return
+            except ApiError as error:
+                if error.status != 400:  # 400: the container has not started yet
+                    return
 
     def _follow(self, pod: str, news: _Unheard) -> None:
         from byok8s.batch import ApiError
@@ -116,6 +149,16 @@ class Follower:
 
     def _pause(self) -> float:
         return max(_AGAIN_SECONDS, self._knocking / _KNOCKS_A_SECOND)
+
+
+def _last_word(line: bytes) -> Result | None:
+    """The result that a line tells; None for what a job writes, whatever it is."""
+    if not line.startswith(NEWS):
+        return None
+    try:
+        return Result.of(json.loads(line.removeprefix(NEWS))["result"])
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None
 
 
 class _Unheard:

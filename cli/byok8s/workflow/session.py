@@ -142,6 +142,7 @@ class Session:
             burst=max(1, round(self.pods_per_second)),
             limits=self.limits,
             lease=self.lease,
+            tell_placed=True,
         )
         self._opened = True
         self.on_open()

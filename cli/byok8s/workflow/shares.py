@@ -8,7 +8,7 @@ not limited, so that a wrong guess costs nothing where a CPU is free.
 from __future__ import annotations
 
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from byok8s.workflow.durations import Durations
@@ -16,7 +16,7 @@ from byok8s.workflow.issuer import LONG_SECONDS
 from byok8s.workflow.tasks import Task
 
 if TYPE_CHECKING:
-    from byok8s.batch import PodRequest
+    from byok8s.batch import BatchSystem
 
 # A node keeps a little CPU for its own pods; whole cores would leave one core in each node idle.
 CPU_PER_THREAD = 0.95
@@ -31,13 +31,13 @@ HOLD_SECONDS = 10.0  # a rule that is not known by then is not short, or its pod
 class Shares:
     """What is asked for, and the jobs that wait until that is known for their rule.
 
-    `places(request)` is how many such pods the cluster could hold, None where it may grow. Without
-    a place a pod would wait in the cluster as long as here, but with the request that it has.
+    `batch.places(request)` is how many such pods the cluster could hold, None where it may grow.
+    Without a place a pod would wait in the cluster as long as here, but with its large request.
     """
 
-    def __init__(self, durations: Durations, places: Callable[[PodRequest], int | None]) -> None:
+    def __init__(self, durations: Durations, batch: BatchSystem) -> None:
         self._durations = durations
-        self._places = places
+        self._batch = batch
         self._held: dict[str, deque[Task]] = defaultdict(deque)
         self._since: dict[str, float] = {}  # by rule: when one was held first; monotonic
         self._whole = False  # the API server refuses small requests
@@ -45,8 +45,10 @@ class Shares:
     def cpu(self, task: Task) -> float:
         """The CPUs that a pod of its own asks for, on average of the time it holds its place."""
         seconds = self._durations.longest(task.rule)
-        if not self._may_share(task) or seconds is None or seconds >= LONG_SECONDS:
+        if not self._may_share(task) or (seconds or 0.0) >= LONG_SECONDS:
             return task.request.cpu
+        if seconds is None:
+            return self._batch.least_cpu(task.request)
         used = task.request.cpu * (seconds + WORKER_CPU_SECONDS)
         return min(task.request.cpu, max(LEAST_CPU, used / (seconds + PLACE_SECONDS)))
 
@@ -56,7 +58,7 @@ class Shares:
             return False
         since = self._since.setdefault(task.rule, now)
         waits = task.rule in self._held or now - since < HOLD_SECONDS
-        if not waits or (task.rule not in self._held and self._places(task.request) is None):
+        if not waits or (task.rule not in self._held and self._batch.places(task.request) is None):
             return False
         self._held[task.rule].append(task)
         return True
@@ -64,19 +66,19 @@ class Shares:
     def freed(self, live: Iterable[Task], now: float) -> Iterator[Task]:
         """The jobs that need not wait any more, while these have pods of their own.
 
-        Of a rule that is not known for sure one more than there are places: who waits in the
-        cluster gets a place that becomes free at once.
+        Of a rule that is not known for sure, as many as there are places: when one of them ends,
+        more is known a second before its place is free.
         """
         if not self._held:
             return
         counts = Counter(task.rule for task in live)
         for rule, held in list(self._held.items()):
-            places = self._places(held[0].request)
+            places = self._batch.places(held[0].request)
             sure = self._durations.is_sure(rule)
             if sure or places is None or now - self._since[rule] >= HOLD_SECONDS:
                 count = len(held)
             else:
-                count = max(0, min(len(held), places + 1 - counts[rule]))
+                count = max(0, min(len(held), places - counts[rule]))
             for _ in range(count):
                 yield held.popleft()
             if not held:

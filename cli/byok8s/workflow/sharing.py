@@ -12,6 +12,7 @@ import math
 import secrets
 import time
 from collections import defaultdict, deque
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from byok8s.exceptions import Byok8sError, StorageError
@@ -31,6 +32,7 @@ MOST_AHEAD_SECONDS = 4.0
 POD_SECONDS = 2.0  # of work that is worth one more pod
 MOST_UNKNOWN = 32  # jobs of unknown duration that a pod starts with
 RAMP = 8  # pods at first for a rule nothing is known of, on a cluster of unknown size
+FEW = 8  # pods of one job: what follows waits for one of them
 STEAL_SECONDS = 1.0  # a pod that has not begun by then, while others have nothing to do
 TROUBLES = 2  # lost bundles after which a job gets a pod of its own
 _log = logging.getLogger(__name__)
@@ -50,7 +52,7 @@ class Sharing:
         self.durations = durations
         self._queues: dict[Any, deque[Task]] = defaultdict(deque)
         self._alone: deque[Task] = deque()
-        self._shares = Shares(durations, self._batch.places)
+        self._shares = Shares(durations, self._batch)
         self.single: dict[str, Task] = {}  # that have pods of their own
         self.pods: dict[str, BundlePod] = {}
         self.attempts = {id: left.attempt - 1 for id, left in session.stock.alone.items()}
@@ -211,9 +213,18 @@ class Sharing:
 
     def _issue(self, task: Task) -> None:
         attempt, cpu = self.attempts.get(task.id, 0) + 1, self._shares.cpu(task)
-        task.asks_less = cpu < task.request.cpu
+        task.asks_less, task.placed, task.listened = cpu < task.request.cpu, False, False
         self._issuer.issue(task, attempt, cpu)
         self.attempts[task.id], self.single[task.id] = attempt, task
+
+    def to_listen(self) -> Iterator[Task]:
+        """The jobs of which a word from their pods' logs saves time: the last ones, if short."""
+        if len(self.single) <= FEW:
+            for task in self.single.values():
+                short = (self.durations.expected(task.rule) or 0.0) < LONG_SECONDS
+                if short and task.placed and not task.listened:
+                    task.listened = True
+                    yield task
 
     def ask_for_all(self, task: Task) -> bool:
         """Issue a task again with all that it asks for; False when it did that already."""

@@ -28,6 +28,8 @@ class Task:
     still_there: Callable[[], bool] | None = None  # whether what it made, if it ran already, is
     troubles: int = 0
     asks_less: bool = False  # its pod, than `request` does
+    placed: bool = False  # its own pod has a node
+    listened: bool = False  # to the log of its own pod
     stuck: bool = False  # no node has room for its own pod
 
     @property

@@ -289,6 +289,19 @@ def test_a_plainer_error_shortens_the_wait(book: Book):
     assert job.wait.limit == "image_absent"
 
 
+def test_who_asks_for_it_is_told_when_a_node_has_a_pod():
+    book = Book("run", Limits(), tell_placed=True)
+    job = book.add(REQUEST)
+    assert job
+    pod = {"metadata": {"name": job.pod}, "spec": {"nodeName": "n"}, "status": {"phase": "Pending"}}
+    book.on_event("ADDED", {**pod, "spec": {}})
+    assert news(book) == []
+    book.on_event("MODIFIED", pod)
+    book.on_event("MODIFIED", pod)
+    (update,) = news(book)
+    assert (update.state, update.node) == ("placed", "n")
+
+
 def test_case_11_a_slow_pull_is_no_failure():
     """While a node pulls, the container is being created, and nothing is known to be wrong."""
     book = Book("run", Limits(image=0.0, image_absent=0.0, config=0.0, volume=0.0, too_large=0.0))

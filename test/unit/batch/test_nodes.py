@@ -120,3 +120,34 @@ def test_the_nodes_are_asked_for_once_however_many_want_to_know(api: Api, client
         told = list(pool.map(lambda _: nodes.never_fits(asks(cpu=100)), range(8)))
     assert all(told)
     assert len(api.asked) == 3
+
+
+@pytest.mark.parametrize(
+    ("sizes", "asked", "least"),
+    [
+        (("2",), 0.95, 0.668),  # two fit, and no third one
+        (("4",), 0.95, 0.801),
+        (("2", "4", "64"), 0.95, 0.942),  # on none of them one more
+        (("2",), 3.0, 3.0),  # on none at all
+    ],
+)
+def test_the_least_cpu_with_which_no_more_pods_fit(
+    api: Api, client: KubeClient, sizes: tuple[str, ...], asked: float, least: float
+):
+    def sized(cpu: str) -> dict[str, Any]:
+        return {"spec": {}, "status": {"allocatable": {"cpu": cpu, "memory": "64G"}}}
+
+    api.answer = cluster(*map(sized, sizes))
+    nodes = Nodes(client)
+    nodes.refresh()
+    request = PodRequest("a", "image", ("true",), cpu=asked)
+    found = nodes.least_cpu(request)
+    assert found == pytest.approx(least, abs=0.0006)
+    assert [int(float(cpu) / found) for cpu in sizes] == [int(float(cpu) / asked) for cpu in sizes]
+
+
+def test_where_nodes_may_come_all_is_asked_for(api: Api, client: KubeClient):
+    api.answer = cluster(node("4G"), autoscaler=True)
+    nodes = Nodes(client)
+    nodes.refresh()
+    assert nodes.least_cpu(PodRequest("a", "image", ("true",), cpu=0.95)) == 0.95
