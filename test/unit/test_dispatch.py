@@ -728,6 +728,27 @@ def test_the_last_word_of_a_pod_comes_before_the_clusters() -> None:
     run.dispatcher.stop()
 
 
+def test_the_last_word_of_an_attempt_that_is_over_is_too_late() -> None:
+    run = alone()
+    run.submit("a")
+    until(lambda: run.batch.issued)
+    run.update(run.batch.issued[0], "placed")
+    until(lambda: run.batch.logs)
+    log = run.batch.logs.pop("a")
+    run.update(run.batch.issued[0], "failed", cause="node_lost", disruption=True)
+    until(lambda: run.ended)
+    run.submit("a")
+    until(lambda: len(run.batch.issued) == 2)
+    assert run.batch.issued[1].attempt == 2
+    run.ended.clear()
+    log.lines.put(word())
+    time.sleep(0.3)
+    assert not run.ended
+    run.update(run.batch.issued[1], "succeeded", result=Result(0).dumps())
+    until(lambda: run.ended)
+    run.dispatcher.stop()
+
+
 def test_of_a_failure_the_cluster_tells() -> None:
     run = alone()
     run.submit("a")

@@ -225,12 +225,14 @@ class Dispatcher:
 
     def _listen(self) -> None:
         for task in self._sharing.to_listen():
-            self._follower.listen(task.id)
+            self._follower.listen(task.id, self._sharing.attempts[task.id])
 
     def _on_last_word(self, event: LastWord) -> None:
         """A job is done, which the cluster tells a second later; of a failure it knows more."""
         task = self._single.get(event.pod)
-        if task is not None and event.result.exit_code == 0:
+        if task is None or event.attempt != self._sharing.attempts[task.id]:
+            return
+        if event.result.exit_code == 0:
             del self._single[task.id]
             self._end(task, Outcome(event.result))
             self._listen()

@@ -51,6 +51,7 @@ class LastWord:
     """What a pod with one job tells of it at its end."""
 
     pod: str
+    attempt: int
     result: Result
 
 
@@ -76,12 +77,12 @@ class Follower:
         name = f"byok8s-{pod}"
         threading.Thread(target=self._follow, args=arguments, name=name, daemon=True).start()
 
-    def listen(self, pod: str) -> None:
+    def listen(self, pod: str, attempt: int) -> None:
         """Tell the last word of a pod with one job, if it comes soon; if not, its end tells it."""
         name = f"byok8s-{pod}"
-        threading.Thread(target=self._listen, args=(pod,), name=name, daemon=True).start()
+        threading.Thread(target=self._listen, args=(pod, attempt), name=name, daemon=True).start()
 
-    def _listen(self, pod: str) -> None:
+    def _listen(self, pod: str, attempt: int) -> None:
         from byok8s.batch import ApiError
 
         until = time.monotonic() + _LISTEN_SECONDS
@@ -90,7 +91,7 @@ class Follower:
                 with self._batch.follow(pod, silence=_LISTEN_SECONDS) as lines:
                     for line in lines:
                         if result := _last_word(line):
-                            self._tell(LastWord(pod, result))
+                            self._tell(LastWord(pod, attempt, result))
                         if result or time.monotonic() > until:
                             return
                 return
