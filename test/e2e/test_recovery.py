@@ -92,7 +92,12 @@ def test_case_15_after_kill_9_the_same_command_adopts_what_runs(
     ready: Project, cluster: Any, tmp_path: Path
 ) -> None:
     leader = start(ready)
-    until(lambda: pods(cluster).get("work-name-long") == "Running")
+    # of a rule nothing is known of, the third job gets its pod when the first has ended
+    until(
+        lambda: (
+            pods(cluster).get("work-name-long") == "Running" and "work-name-brief" in pods(cluster)
+        )
+    )
     # from another folder the same command means the same run
     elsewhere = tmp_path / "elsewhere"
     for name in ("Snakefile", "count.py", "flow.json", "params.json"):
