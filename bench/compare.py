@@ -41,7 +41,7 @@ from byok8s.progress import Reporter, reporter
 from byok8s.settings import KubeSettings
 from counting import S3Proxy
 from floor import bare_pods
-from quiet import Strangers, wait_until_quiet, wait_until_swept
+from quiet import Strangers, own_namespace, wait_until_quiet, wait_until_swept
 from support.project import client_of, own_bucket
 from workloads import WORKLOADS, Workload
 
@@ -109,7 +109,7 @@ class Bench:
         with (
             self.report.step(f"{workload.title}: {side}{' (counting)' * count}"),
             tempfile.TemporaryDirectory() as scratch,
-            self.namespace() as namespace,
+            own_namespace(self.client) as namespace,
             S3Proxy(self.server.endpoint_url) as proxy,
             Strangers(self.client, namespace) as strangers,
         ):
@@ -196,30 +196,6 @@ class Bench:
         body = self.s3.get_object(Bucket=self.bucket, Key=key)["Body"].read().decode()
         if body != workload.content:
             raise ClusterError(f"s3://{self.bucket}/{key} is wrong:\n{_tail(log)}")
-
-    @contextmanager
-    def namespace(self) -> Iterator[str]:
-        """A namespace of its own; leaving waits until it is gone with all that was in it."""
-        name = f"bench-{uuid.uuid4().hex[:8]}"
-        body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
-        self.client.create("/api/v1/namespaces", body)
-        try:
-            # the official plugin's pods are refused before it is there
-            self._wait(f"/api/v1/namespaces/{name}/serviceaccounts/default", present=True)
-            yield name
-        finally:
-            self.client.delete(f"/api/v1/namespaces/{name}")
-            self._wait(f"/api/v1/namespaces/{name}", present=False)
-
-    def _wait(self, path: str, *, present: bool) -> None:
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline:
-            folder, _, name = path.rpartition("/")
-            listing = self.client.get(folder, fieldSelector=f"metadata.name={name}")
-            if bool(listing["items"]) == present:
-                return
-            time.sleep(0.3)
-        raise ClusterError(f"{path} is {'not there' if present else 'still there'} after 2 min.")
 
 
 @contextmanager

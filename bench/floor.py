@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import time
-import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -25,7 +24,7 @@ from byok8s.batch.pods import SECRET_MOUNT, manifest
 from byok8s.cluster import find_by_context
 from byok8s.cluster.native.layout import Layout
 from byok8s.settings import KubeSettings
-from quiet import wait_until_quiet, wait_until_swept
+from quiet import own_namespace, wait_until_quiet, wait_until_swept
 
 AT_ONCE = 8  # creations
 
@@ -120,13 +119,8 @@ def _namespace(client: KubeClient, layout: Layout) -> Iterator[str]:
     """A namespace of its own, on a node that has nothing else to do."""
     wait_until_swept(client, layout)
     wait_until_quiet(client)
-    name = f"bench-{uuid.uuid4().hex[:8]}"
-    body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
-    client.create("/api/v1/namespaces", body)
-    try:
+    with own_namespace(client) as name:
         yield name
-    finally:
-        client.delete(f"/api/v1/namespaces/{name}")
 
 
 if __name__ == "__main__":

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
-from contextlib import suppress
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Self
 
 import cpu
 from byok8s.batch import ApiError, KubeClient
 from byok8s.cluster.native.layout import Layout
+from byok8s.exceptions import ClusterError
 
 _SECONDS = 3.0
 
@@ -41,6 +44,32 @@ def wait_until_swept(client: KubeClient, layout: Layout, patience: float = 90.0)
         if len(list(left.iterdir())) <= len(client.get("/api/v1/pods")["items"]):
             return
         time.sleep(1.0)
+
+
+@contextmanager
+def own_namespace(client: KubeClient) -> Iterator[str]:
+    """A namespace of its own; leaving waits until it is gone with all that was in it."""
+    name = f"bench-{uuid.uuid4().hex[:8]}"
+    body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
+    client.create("/api/v1/namespaces", body)
+    try:
+        # the official plugin's pods are refused before it is there
+        _wait(client, f"/api/v1/namespaces/{name}/serviceaccounts/default", present=True)
+        yield name
+    finally:
+        client.delete(f"/api/v1/namespaces/{name}")
+        _wait(client, f"/api/v1/namespaces/{name}", present=False)
+
+
+def _wait(client: KubeClient, path: str, *, present: bool) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        folder, _, name = path.rpartition("/")
+        listing = client.get(folder, fieldSelector=f"metadata.name={name}")
+        if bool(listing["items"]) == present:
+            return
+        time.sleep(0.3)
+    raise ClusterError(f"{path} is {'not there' if present else 'still there'} after 2 min.")
 
 
 def strangers(client: KubeClient, namespace: str) -> bool:

@@ -705,6 +705,16 @@ def test_what_is_held_can_be_withdrawn() -> None:
 # --- the last word of a pod with one job
 
 
+def listened(state: str = "placed") -> Run:
+    """One job, `a`, whose pod's log is read."""
+    run = alone()
+    run.submit("a")
+    until(lambda: run.batch.issued)
+    run.update(run.batch.issued[0], state)
+    until(lambda: run.batch.logs)
+    return run
+
+
 def word(code: int = 0) -> bytes:
     return news(result=vars(Result(code, seconds=0.1)))
 
@@ -729,11 +739,7 @@ def test_the_last_word_of_a_pod_comes_before_the_clusters() -> None:
 
 
 def test_the_last_word_of_an_attempt_that_is_over_is_too_late() -> None:
-    run = alone()
-    run.submit("a")
-    until(lambda: run.batch.issued)
-    run.update(run.batch.issued[0], "placed")
-    until(lambda: run.batch.logs)
+    run = listened()
     log = run.batch.logs.pop("a")
     run.update(run.batch.issued[0], "failed", cause="node_lost", disruption=True)
     until(lambda: run.ended)
@@ -750,11 +756,7 @@ def test_the_last_word_of_an_attempt_that_is_over_is_too_late() -> None:
 
 
 def test_of_a_failure_the_cluster_tells() -> None:
-    run = alone()
-    run.submit("a")
-    until(lambda: run.batch.issued)
-    run.update(run.batch.issued[0], "running")
-    until(lambda: run.batch.logs)
+    run = listened("running")
     run.batch.logs["a"].lines.put(word(1))
     time.sleep(0.3)
     assert not run.ended
@@ -769,11 +771,7 @@ def test_of_a_failure_the_cluster_tells() -> None:
     "line", ["", "{", "[]", "{}", '"x"', '{"result": 3}', '{"result": {}}', '{"result": {"x": 1}}']
 )
 def test_what_a_job_writes_is_no_last_word(line: str) -> None:
-    run = alone()
-    run.submit("a")
-    until(lambda: run.batch.issued)
-    run.update(run.batch.issued[0], "placed")
-    until(lambda: run.batch.logs)
+    run = listened()
     run.batch.logs["a"].lines.put(NEWS + line.encode() + b"\n")
     run.batch.logs["a"].lines.put(word())
     until(lambda: run.ended)

@@ -75,7 +75,11 @@ class Nodes:
         self.largest = largest
 
     def places(self, request: PodRequest) -> int | None:
-        """How many pods of this kind empty nodes could hold; None when we may not know."""
+        """How many pods of this kind empty nodes could hold; None when we may not know, or others
+        may come.
+        """
+        if self.can_grow:
+            return None
         wanted = {name: amount for name, (amount, *_) in _wanted(request).items() if amount}
         places = [
             min(int(size.get(name, 0.0) / amount) for name, amount in wanted.items())

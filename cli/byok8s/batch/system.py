@@ -240,7 +240,7 @@ class BatchSystem:
     def places(self, request: PodRequest) -> int | None:
         """How many such pods the cluster's nodes could hold; None: unknown, or it can grow."""
         self._nodes.refresh()
-        return None if self._nodes.can_grow else self._nodes.places(request)
+        return self._nodes.places(request)
 
     def least_cpu(self, request: PodRequest) -> float:
         """The least CPU it can ask for without any node having room for more such pods."""

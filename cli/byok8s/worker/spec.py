@@ -199,3 +199,14 @@ NEWS = b"\x1ebyok8s "
 def news(**fields: Any) -> bytes:
     """A line for the leader."""
     return NEWS + json.dumps(fields, ensure_ascii=False).encode() + b"\n"
+
+
+def read_news(line: bytes) -> dict[str, Any] | None:
+    """What a line of a pod's log tells; None for what a job writes, and where it is cut short."""
+    if not line.startswith(NEWS):
+        return None
+    try:
+        fields = json.loads(line.removeprefix(NEWS))
+    except ValueError:
+        return None
+    return fields if isinstance(fields, dict) else None

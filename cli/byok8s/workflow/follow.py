@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import threading
 import time
@@ -11,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from byok8s.worker.spec import NEWS, Result
+from byok8s.worker.spec import Result, read_news
 
 if TYPE_CHECKING:
     from byok8s.batch import BatchSystem
@@ -154,10 +153,9 @@ class Follower:
 
 def _last_word(line: bytes) -> Result | None:
     """The result that a line tells; None for what a job writes, whatever it is."""
-    if not line.startswith(NEWS):
-        return None
+    fields = read_news(line)
     try:
-        return Result.of(json.loads(line.removeprefix(NEWS))["result"])
+        return Result.of(fields["result"]) if fields else None
     except (ValueError, TypeError, KeyError, AttributeError):
         return None
 
@@ -177,11 +175,8 @@ class _Unheard:
         """Whether the bundle told of its own end."""
         number = 0
         for line in lines:
-            if not line.startswith(NEWS):
-                continue
-            try:
-                fields = json.loads(line.removeprefix(NEWS))
-            except ValueError:  # the rest of the line was cut off; it comes again
+            fields = read_news(line)
+            if fields is None:  # what was cut off comes again
                 continue
             number += 1
             if number > self.heard:

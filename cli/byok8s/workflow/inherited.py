@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from byok8s.batch.pods import ATTEMPT, FINGERPRINT, NOTE, variable
 from byok8s.batch.strays import is_bundle, is_good, job_of
-from byok8s.worker.spec import BUNDLE_VARIABLE, NEWS, BundleJob, BundleSpec, Result
+from byok8s.worker.spec import BUNDLE_VARIABLE, BundleJob, BundleSpec, Result, read_news
 from byok8s.workflow.tasks import Task, read_report
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ def _news(client: KubeClient, pod: str) -> list[dict[str, Any]]:
     with contextlib.suppress(ApiError):
         text = b"".join(pod_log(client, pod))
     lines = text.split(b"\n")[:-1]  # the last one may be half a line
-    return [json.loads(line.removeprefix(NEWS)) for line in lines if line.startswith(NEWS)]
+    return [fields for line in lines if (fields := read_news(line)) is not None]
 
 
 class Inheritance:
