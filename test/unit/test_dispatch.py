@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 from byok8s.batch import ApiError, PodRequest, Update
-from byok8s.worker.spec import NEWS, BundleJob, BundleSpec, Command, JobSpec, Result, news
-from byok8s.workflow import dispatch, sharing
+from byok8s.storage.objects import Objects
+from byok8s.worker.spec import NEWS, BundleJob, BundleSpec, Command, JobSpec, Result
+from byok8s.workflow import dispatch, early
 from byok8s.workflow.dispatch import Dispatcher
 from byok8s.workflow.durations import Durations
 from byok8s.workflow.events import JobName
@@ -702,127 +703,149 @@ def test_what_is_held_can_be_withdrawn() -> None:
     assert {task.id for task in run.dispatcher.withdraw()} == set("cdefgh")
 
 
-# --- the last word of a pod with one job
+# --- early reports of pods with one job
 
 
-def listened(state: str = "placed") -> Run:
-    """One job, `a`, whose pod's log is read."""
+def awaited(state: str = "placed") -> Run:
+    """One job, `a`, whose report is looked for in the bucket."""
     run = alone()
     run.submit("a")
     until(lambda: run.batch.issued)
     run.update(run.batch.issued[0], state)
-    until(lambda: run.batch.logs)
     return run
 
 
-def word(code: int = 0) -> bytes:
-    return news(result=vars(Result(code, seconds=0.1)))
+def put_report(run: Run, request: PodRequest, text: str | None = None) -> str:
+    """What the pod puts into the bucket, where it was told to."""
+    key = JobSpec.loads(request.env["BYOK8S_JOB"]).early_key
+    report = Result(0, seconds=0.1).dumps() if text is None else text
+    run.bucket.objects.put_bytes(key, report.encode())
+    return key
 
 
-def test_the_last_word_of_a_pod_comes_before_the_clusters() -> None:
+def asked_early(run: Run) -> set[str]:
+    return {r.id for r in run.batch.issued if JobSpec.loads(r.env["BYOK8S_JOB"]).early_key}
+
+
+def test_a_report_in_the_bucket_comes_before_the_clusters_word() -> None:
     run = alone()
     run.submit("ab")
     until(lambda: len(run.batch.issued) == 2)
     first, second = run.batch.issued
     run.update(first, "placed")
     run.update(second, "placed")
-    until(lambda: set(run.batch.logs) == {"a", "b"})
-    run.batch.logs["a"].lines.put(b"what the job writes\n")
-    run.batch.logs["a"].lines.put(word())
+    keys = [put_report(run, first)]
     until(lambda: "a" in run.ended)
     assert run.ended["a"].success and run.ended["a"].update is None
     run.update(first, "failed", cause="deleted")  # as when the pod is removed at that moment
-    run.batch.logs["b"].lines.put(word())
+    keys.append(put_report(run, second))
     until(lambda: "b" in run.ended)
     assert run.ended["a"].success
+    until(lambda: not set(keys) & set(run.bucket.content()))
     run.dispatcher.stop()
 
 
-def test_the_last_word_of_an_attempt_that_is_over_is_too_late() -> None:
-    run = listened()
-    log = run.batch.logs.pop("a")
+def test_a_report_that_comes_too_late_is_removed_all_the_same() -> None:
+    run = alone()
+    run.submit("a")
+    until(lambda: run.batch.issued)
+    run.update(run.batch.issued[0], "succeeded", result=Result(0).dumps())
+    until(lambda: run.ended)
+    key = put_report(run, run.batch.issued[0])
+    time.sleep(0.3)
+    assert key in run.bucket.content()
+    run.dispatcher.stop()
+    assert key not in run.bucket.content()
+
+
+def test_nobody_waits_at_the_end_for_a_bucket_that_does_not_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(early, "_REMOVE_SECONDS", 0.05)
+    monkeypatch.setattr(Objects, "delete", lambda *_: time.sleep(5.0))
+    run = alone()
+    run.submit("a")
+    until(lambda: run.batch.issued)
+    began = time.monotonic()
+    run.dispatcher.stop()
+    assert time.monotonic() - began < 4.0
+
+
+def test_the_report_of_an_attempt_that_is_over_is_no_news() -> None:
+    run = awaited()
     run.update(run.batch.issued[0], "failed", cause="node_lost", disruption=True)
     until(lambda: run.ended)
     run.submit("a")
     until(lambda: len(run.batch.issued) == 2)
     assert run.batch.issued[1].attempt == 2
     run.ended.clear()
-    log.lines.put(word())
-    time.sleep(0.3)
+    put_report(run, run.batch.issued[0])
+    time.sleep(0.4)
     assert not run.ended
-    run.update(run.batch.issued[1], "succeeded", result=Result(0).dumps())
+    run.update(run.batch.issued[1], "placed")
+    put_report(run, run.batch.issued[1])
     until(lambda: run.ended)
+    assert run.ended["a"].success
     run.dispatcher.stop()
 
 
-def test_of_a_failure_the_cluster_tells() -> None:
-    run = listened("running")
-    run.batch.logs["a"].lines.put(word(1))
-    time.sleep(0.3)
-    assert not run.ended
-    told = Result(1, out_of_memory=True).dumps()
-    run.update(run.batch.issued[0], "failed", cause="out_of_memory", result=told)
-    until(lambda: run.ended)
-    assert run.ended["a"].update is not None
-    run.dispatcher.stop()
-
-
-@pytest.mark.parametrize(
-    "line", ["", "{", "[]", "{}", '"x"', '{"result": 3}', '{"result": {}}', '{"result": {"x": 1}}']
-)
-def test_what_a_job_writes_is_no_last_word(line: str) -> None:
-    run = listened()
-    run.batch.logs["a"].lines.put(NEWS + line.encode() + b"\n")
-    run.batch.logs["a"].lines.put(word())
-    until(lambda: run.ended)
-    assert run.ended["a"].success and not run.broken
-    run.dispatcher.stop()
-
-
-def test_only_the_last_few_short_jobs_are_listened_to() -> None:
-    run = alone(durations=Durations('{"small": 0.1, "long": 60}'))
-    run.submit("abcdefghijk")
-    run.submit("xyz", rule="long")
-    until(lambda: len(run.batch.issued) == 14)
-    for request in run.batch.issued:
-        run.update(request, "placed")
-    for request in run.batch.issued[: 14 - sharing.FEW - 1]:
-        run.update(request, "succeeded", result=Result(0).dumps())
-    until(lambda: len(run.ended) == 14 - sharing.FEW - 1)
-    assert not run.batch.logs
-    next_one = run.batch.issued[14 - sharing.FEW - 1]
-    run.update(next_one, "succeeded", result=Result(0).dumps())
-    until(lambda: len(run.batch.logs) == sharing.FEW - 3)
-    time.sleep(0.3)
-    assert not {"x", "y", "z"} & set(run.batch.logs)
-    run.dispatcher.stop()
-
-
-@pytest.mark.parametrize("status", [403, 404, 500, 0])
-def test_a_log_that_cannot_be_read_is_not_missed(status: int) -> None:
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '"x"', "3", '{"x": 1}', "\ud800"])
+def test_what_is_no_report_is_left_to_the_cluster(text: str) -> None:
     run = alone()
-    run.batch.refuses = ApiError(status, "Refused", "no")
     run.submit("a")
     until(lambda: run.batch.issued)
+    key = JobSpec.loads(run.batch.issued[0].env["BYOK8S_JOB"]).early_key
+    run.bucket.objects.put_bytes(key, text.encode(errors="surrogatepass"))
+    run.bucket.objects.put_bytes(f"{key}.other", b"somebody else's")
     run.update(run.batch.issued[0], "placed")
-    time.sleep(0.4)
+    until(lambda: key not in run.bucket.content())
+    assert not run.ended
     run.update(run.batch.issued[0], "succeeded", result=Result(0).dumps())
     until(lambda: run.ended)
     assert run.ended["a"].success and not run.broken
+    assert run.bucket.content()[f"{key}.other"] == b"somebody else's"
     run.dispatcher.stop()
 
 
-def test_a_log_that_has_not_begun_is_asked_for_again() -> None:
-    run = alone()
-    run.batch.refuses = ApiError(400, "BadRequest", "the container has not started")
-    run.submit("a")
-    until(lambda: run.batch.issued)
-    run.update(run.batch.issued[0], "placed")
+def test_only_the_last_few_of_many_are_asked_for_a_report_and_looked_for() -> None:
+    run = alone(durations=Durations('{"small": 0.1, "long": 60}'))
+    run.submit("abcdefghijkl")
+    until(lambda: len(run.batch.issued) == 12)
+    run.submit("xyz", rule="long")
+    until(lambda: len(run.batch.issued) == 15)
+    assert asked_early(run) == set("efghijkl")
+    for request in run.batch.issued:
+        run.update(request, "placed")
+        if request.id in asked_early(run):
+            put_report(run, request)
+    time.sleep(0.5)
+    assert not run.ended
+    for request in run.batch.issued[:6]:
+        run.update(request, "succeeded", result=Result(0).dumps())
+    time.sleep(0.5)
+    assert set(run.ended) == set("abcdef")
+    run.update(run.batch.issued[6], "succeeded", result=Result(0).dumps())
+    until(lambda: set(run.ended) == set("abcdefghijkl"))
+    run.dispatcher.stop()
+
+
+def test_one_after_the_other_beside_many_is_asked_for_none() -> None:
+    run = alone(durations=Durations('{"small": 0.1}'))
+    for number, id in enumerate("abcdefghij"):
+        run.submit(id)
+        until(lambda number=number: len(run.batch.issued) > number)  # type: ignore[misc]
+    assert asked_early(run) == set("abcdefgh")
+    run.dispatcher.stop()
+
+
+def test_while_the_bucket_is_away_the_cluster_tells() -> None:
+    run = awaited()
+    put_report(run, run.batch.issued[0])
+    run.bucket.away = 1000
     time.sleep(0.4)
-    run.batch.refuses = None
-    until(lambda: run.batch.logs)
-    run.batch.logs["a"].lines.put(word())
+    run.update(run.batch.issued[0], "succeeded", result=Result(0).dumps())
     until(lambda: run.ended)
+    assert run.ended["a"].success and not run.broken and not run.warnings
     run.dispatcher.stop()
 
 
@@ -856,6 +879,6 @@ def test_a_bucket_that_stays_away_ends_the_run(monkeypatch: pytest.MonkeyPatch) 
     run.bucket.away = 1000
     run.update(run.batch.issued[0], "succeeded", result="key:report")
     until(lambda: run.broken)
-    run.dispatcher.stop()
     assert "cannot be reached" in str(run.broken[0]) and len(run.warnings) == 1
     assert run.bucket.away == 1000 - dispatch.MOST_TRIES
+    run.dispatcher.stop()

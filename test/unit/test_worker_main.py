@@ -6,6 +6,7 @@ import hashlib
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from byok8s.worker import __main__ as worker
 from byok8s.worker import job as around
 from byok8s.worker import process
-from byok8s.worker.spec import NEWS, STAGING_FAILED, TERMINATION_LIMIT, JobSpec, Result
+from byok8s.worker.spec import STAGING_FAILED, TERMINATION_LIMIT, JobSpec, Result
 from byok8s.workflow import sources
 from byok8s.workflow.storage import _workflow_errors
 from obstore.exceptions import GenericError
@@ -259,17 +260,33 @@ def test_the_storage_provider_leaves_word_that_the_store_is_away(
     assert "Could not read s3://memory/k" in away.read_text()
 
 
-def test_the_last_line_of_the_log_is_the_leaders(
-    store: Store, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+@pytest.mark.parametrize("code", [0, 3])
+def test_a_job_that_ended_well_is_told_early_where_that_is_asked(
+    store: Store, tmp_path: Path, code: int, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
-    job = spec(store, tmp_path, "print('no end', end='')")
+    job = spec(store, tmp_path, f"print('no end', end=''); raise SystemExit({code})")
     result = worker.run_snakemake(job)
-    result.stored = [("key", 3, 1.5, "e")]
     around.conclude(store, job, result)
-    first, last = capfdbinary.readouterr().out.splitlines()
-    assert first == b"no end"
-    assert Result.of(json.loads(last.removeprefix(NEWS))["result"]) == result
-    assert (tmp_path / "byok8s.log").read_bytes() == b"no end"
+    assert "early" not in store.objects
+    around.conclude(store, job.changed(early_key="early"), result)
+    told = store.objects.get("early")
+    assert (told and Result.loads(told.decode())) == (None if code else result)
+    assert Result.loads((tmp_path / "termination").read_text()) == result
+    assert capfdbinary.readouterr().out == b"no end\n"
+
+
+@pytest.mark.parametrize("hangs", [True, False])
+def test_a_pod_does_not_live_on_for_an_early_report(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hangs: bool
+) -> None:
+    job = spec(store, tmp_path, "pass").changed(early_key="early")
+    monkeypatch.setattr(around, "LOG", tmp_path / "none")
+    monkeypatch.setattr(around, "EARLY_SECONDS", 0.05)
+    monkeypatch.setattr(store, "put", lambda *_: time.sleep(5.0) if hangs else 1 / 0)
+    began = time.monotonic()
+    around.conclude(store, job, Result(0))
+    assert time.monotonic() - began < 4.0
+    assert Result.loads((tmp_path / "termination").read_text()) == Result(0)
 
 
 def test_a_worker_leaves_with_all_that_it_said() -> None:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from byok8s.worker.process import TAIL_LINES, Ran, say
+from byok8s.worker.process import TAIL_LINES, Ran
 from byok8s.worker.s3 import StorageAway, TransferError, open_bucket, outlast, sentences
 from byok8s.worker.spec import (
     CREDENTIALS_FILE,
@@ -26,7 +26,6 @@ from byok8s.worker.spec import (
     Bucket,
     JobSpec,
     Result,
-    news,
 )
 from byok8s.worker.transfer import Transfers
 
@@ -40,6 +39,7 @@ SCRATCH = Path("/tmp")  # noqa: S108 (the pod's own)
 LOG = SCRATCH / "byok8s.log"  # of a pod's one job
 _TAIL_BYTES = 2000
 REPORT_SECONDS = 60.0  # how long a long report is kept for a store that is away
+EARLY_SECONDS = 3.0  # how long a pod lives on to put its report into the bucket
 LOG_SECONDS = 30.0  # between uploads of the log while a job runs; a shorter job has none
 
 
@@ -90,7 +90,20 @@ def conclude(store: Any, spec: JobSpec, result: Result) -> None:
     shorten(result)
     least = result.changed(tail="", stored=[])  # the leader looks for what was stored
     report(store, spec.result_key, result.dumps(), least.dumps())
-    say(news(result=vars(result)))  # the kubelet takes up to two seconds to tell
+    if spec.early_key and not failed:
+        _tell_early(store, spec.early_key, result.dumps().encode())
+
+
+def _tell_early(store: Any, key: str, data: bytes) -> None:
+    """Put a report where the leader looks for it; if that takes long, the cluster is sooner."""
+
+    def put() -> None:
+        with contextlib.suppress(Exception):
+            store.put(key, data)
+
+    teller = threading.Thread(target=put, name="byok8s-early", daemon=True)
+    teller.start()
+    teller.join(EARLY_SECONDS)
 
 
 def load_text(store: Any, text: str) -> str:

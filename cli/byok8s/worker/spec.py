@@ -96,6 +96,7 @@ class JobSpec(Record):
     argv: tuple[str, ...]  # of the Python interpreter that runs Snakemake; empty with a command
     log_key: str
     result_key: str  # for results that exceed the termination message
+    early_key: str = ""  # for the result of a job that ended well, too; '': nobody looks for it
     rule_logs: tuple[str, ...] = ()  # paths below workdir: the rule's `log:` files
     command: Command | None = None
     globs: dict[str, Any] = {}  # workflow.globbing: found since the start

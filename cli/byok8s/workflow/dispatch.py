@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from byok8s.storage.objects import BucketAway
 from byok8s.worker.spec import Result
 from byok8s.workflow.durations import Durations
-from byok8s.workflow.follow import Deaf, Follower, Heard, LastWord, News
+from byok8s.workflow.early import EarlyReport, EarlyReports
+from byok8s.workflow.follow import Deaf, Follower, Heard, News
 from byok8s.workflow.inherited import Inheritance
 from byok8s.workflow.sharing import TROUBLES, Sharing
 from byok8s.workflow.tasks import (
@@ -68,7 +69,6 @@ class Dispatcher:
     ) -> None:
         self._session = session
         self._batch = session.batch
-        self._sharing = Sharing(session, durations, limit=limit, share=share)
         self._on_started = on_started
         self._on_waiting = on_waiting
         self._on_ended = on_ended
@@ -76,6 +76,8 @@ class Dispatcher:
         self._inbox: SimpleQueue[Any] = SimpleQueue()
         self._stopping = threading.Event()
         self._follower = Follower(session.batch, self._inbox.put, self._stopping)
+        self._early = EarlyReports(session, self._inbox.put, self._stopping)
+        self._sharing = Sharing(session, durations, self._early, limit=limit, share=share)
         self._pods, self._single = self._sharing.pods, self._sharing.single
         self._stock = session.stock
         self._inheritance = Inheritance(session.stock.shared)
@@ -105,6 +107,7 @@ class Dispatcher:
         loop = self._threads[0]  # the other one tells only this one
         if loop.is_alive() and loop is not threading.current_thread():
             loop.join(timeout=5)
+        self._early.remove()
 
     def withdraw(self) -> list[Task]:
         """Forget the tasks that no pod has yet, and return them; from a callback only."""
@@ -176,8 +179,8 @@ class Dispatcher:
                 self._sharing.enqueue(event)
         elif isinstance(event, News):
             self._on_news(event)
-        elif isinstance(event, LastWord):
-            self._on_last_word(event)
+        elif isinstance(event, EarlyReport):
+            self._on_early_report(event)
         elif isinstance(event, (Heard, Deaf)):
             self._sharing.deaf = deaf = isinstance(event, Deaf)  # perhaps for a while only
             if pod := self._pods.get(event.pod):
@@ -221,21 +224,17 @@ class Dispatcher:
             if update.cause == "create_refused" and self._sharing.ask_for_all(task):
                 return  # a LimitRange may want more
             self._end(task, Outcome(result, update))
-        self._listen()
+        self._sharing.expect_last()
 
-    def _listen(self) -> None:
-        for task in self._sharing.to_listen():
-            self._follower.listen(task.id, self._sharing.attempts[task.id])
-
-    def _on_last_word(self, event: LastWord) -> None:
-        """A job is done, which the cluster tells a second later; of a failure it knows more."""
+    def _on_early_report(self, event: EarlyReport) -> None:
+        """A job is done, which the cluster tells a second later."""
         task = self._single.get(event.pod)
         if task is None or event.attempt != self._sharing.attempts[task.id]:
             return
         if event.result.exit_code == 0:
             del self._single[task.id]
             self._end(task, Outcome(event.result))
-            self._listen()
+            self._sharing.expect_last()
 
     def _on_news(self, event: News) -> None:
         pod = self._pods.get(event.pod)

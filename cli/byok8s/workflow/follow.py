@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import random
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from byok8s.worker.spec import Result, read_news
+from byok8s.worker.spec import read_news
 
 if TYPE_CHECKING:
     from byok8s.batch import BatchSystem
@@ -18,8 +17,6 @@ if TYPE_CHECKING:
 _AGAIN_SECONDS = 0.05
 _KNOCKS_A_SECOND = 40  # at the doors of all pods together
 _SILENCE_SECONDS = 30.0  # the worker says something every ten
-_LISTEN_SECONDS = 10.0  # who takes longer need not be heard of sooner
-_LISTEN_AGAIN_SECONDS = 0.2
 _REFUSALS = 20  # before a log counts as one that cannot be read
 
 
@@ -45,15 +42,6 @@ class Deaf:
     pod: str
 
 
-@dataclass(frozen=True)
-class LastWord:
-    """What a pod with one job tells of it at its end."""
-
-    pod: str
-    attempt: int
-    result: Result
-
-
 class Follower:
     """Follows the logs of bundles, each in a thread of its own, and tells their news.
 
@@ -75,28 +63,6 @@ class Follower:
         arguments = (pod, _Unheard(pod, skip))
         name = f"byok8s-{pod}"
         threading.Thread(target=self._follow, args=arguments, name=name, daemon=True).start()
-
-    def listen(self, pod: str, attempt: int) -> None:
-        """Tell the last word of a pod with one job, if it comes soon; if not, its end tells it."""
-        name = f"byok8s-{pod}"
-        threading.Thread(target=self._listen, args=(pod, attempt), name=name, daemon=True).start()
-
-    def _listen(self, pod: str, attempt: int) -> None:
-        from byok8s.batch import ApiError
-
-        until = time.monotonic() + _LISTEN_SECONDS
-        while not self._stop.wait(_LISTEN_AGAIN_SECONDS) and time.monotonic() < until:
-            try:
-                with self._batch.follow(pod, silence=_LISTEN_SECONDS) as lines:
-                    for line in lines:
-                        if result := _last_word(line):
-                            self._tell(LastWord(pod, attempt, result))
-                        if result or time.monotonic() > until:
-                            return
-                return
-            except ApiError as error:
-                if error.status != 400:  # 400: the container has not started yet
-                    return
 
     def _follow(self, pod: str, news: _Unheard) -> None:
         from byok8s.batch import ApiError
@@ -149,15 +115,6 @@ class Follower:
 
     def _pause(self) -> float:
         return max(_AGAIN_SECONDS, self._knocking / _KNOCKS_A_SECOND)
-
-
-def _last_word(line: bytes) -> Result | None:
-    """The result that a line tells; None for what a job writes, whatever it is."""
-    fields = read_news(line)
-    try:
-        return Result.of(fields["result"]) if fields else None
-    except (ValueError, TypeError, KeyError, AttributeError):
-        return None
 
 
 class _Unheard:

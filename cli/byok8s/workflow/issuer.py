@@ -26,10 +26,14 @@ class Issuer:
         self._session = session
         self._batch = session.batch
 
-    def issue(self, task: Task, attempt: int, cpu: float) -> None:
-        """Give a task a pod of its own, which asks for so many CPUs; raises StorageError."""
+    def issue(self, task: Task, attempt: int, cpu: float, early_key: str = "") -> None:
+        """Give a task a pod of its own, which asks for so many CPUs; raises StorageError.
+
+        `early_key` is for an early report.
+        """
         request, staging = task.request, task.request.staging
-        variables = {JOB_VARIABLE: self._keep(f"{task.id}-{attempt}", task.spec.dumps())}
+        spec = task.spec.changed(early_key=early_key) if early_key else task.spec
+        variables = {JOB_VARIABLE: self._keep(f"{task.id}-{attempt}", spec.dumps())}
         env = {**request.env, **variables}
         if staging:
             env, staging = {**request.env}, replace(staging, env={**staging.env, **variables})

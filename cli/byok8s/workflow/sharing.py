@@ -12,7 +12,6 @@ import math
 import secrets
 import time
 from collections import defaultdict, deque
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from byok8s.exceptions import Byok8sError, StorageError
@@ -22,6 +21,7 @@ from byok8s.workflow.shares import Shares
 from byok8s.workflow.tasks import BUSY_SECONDS, BundlePod, Task, sharing_key
 
 if TYPE_CHECKING:
+    from byok8s.workflow.early import EarlyReports
     from byok8s.workflow.session import Session
 
 # What a pod is given ahead, so that it need not wait for the leader. Each time costs a request:
@@ -32,7 +32,7 @@ MOST_AHEAD_SECONDS = 4.0
 POD_SECONDS = 2.0  # of work that is worth one more pod
 MOST_UNKNOWN = 32  # jobs of unknown duration that a pod starts with
 RAMP = 8  # pods at first for a rule nothing is known of, on a cluster of unknown size
-FEW = 8  # pods of one job: what follows waits for one of them
+FEW = 8  # pods of one job, of which it is worth a request to know a second sooner that they end
 STEAL_SECONDS = 1.0  # a pod that has not begun by then, while others have nothing to do
 TROUBLES = 2  # lost bundles after which a job gets a pod of its own
 _log = logging.getLogger(__name__)
@@ -44,9 +44,18 @@ class Sharing:
     `limit` is how many pods may live at once; `share`: whether jobs may share a pod at all.
     """
 
-    def __init__(self, session: Session, durations: Durations, *, limit: int, share: bool) -> None:
+    def __init__(
+        self,
+        session: Session,
+        durations: Durations,
+        early: EarlyReports,
+        *,
+        limit: int,
+        share: bool,
+    ) -> None:
         self._batch = session.batch
         self._issuer = Issuer(session)
+        self._early = early
         self._limit = limit
         self._share = share
         self.durations = durations
@@ -119,8 +128,11 @@ class Sharing:
                 self._queues[sharing_key(task.request)].append(task)
             else:
                 self._alone.append(task)
+        # what ends last of many, or of few: what follows waits for it
+        are_last = len(self._alone) > FEW or len(self.single) < FEW
         while self._alone and self._room() > 0:
-            self._issue(self._alone[0])
+            early = are_last and len(self._alone) <= FEW and self._is_short(self._alone[0])
+            self._issue(self._alone[0], early=early)
             self._alone.popleft()
 
     def _set_long_ones_apart(self, queue: deque[Task]) -> None:
@@ -211,20 +223,23 @@ class Sharing:
         tasks = {task.id: task for task in taken}
         self.pods[id] = BundlePod(id, key, tasks, time.monotonic(), self._issuer.mail(id))
 
-    def _issue(self, task: Task) -> None:
+    def _issue(self, task: Task, *, early: bool) -> None:
         attempt, cpu = self.attempts.get(task.id, 0) + 1, self._shares.cpu(task)
-        task.asks_less, task.placed, task.listened = cpu < task.request.cpu, False, False
-        self._issuer.issue(task, attempt, cpu)
+        task.asks_less, task.placed, task.early = cpu < task.request.cpu, False, early
+        self._issuer.issue(task, attempt, cpu, self._early.ask(task.id, attempt) if early else "")
         self.attempts[task.id], self.single[task.id] = attempt, task
 
-    def to_listen(self) -> Iterator[Task]:
-        """The jobs of which a word from their pods' logs saves time: the last ones, if short."""
+    def _is_short(self, task: Task) -> bool:
+        """As far as is known."""
+        return (self.durations.expected(task.rule) or 0.0) < LONG_SECONDS
+
+    def expect_last(self) -> None:
+        """Look for the early reports of the last jobs that have pods of their own."""
         if len(self.single) <= FEW:
             for task in self.single.values():
-                short = (self.durations.expected(task.rule) or 0.0) < LONG_SECONDS
-                if short and task.placed and not task.listened:
-                    task.listened = True
-                    yield task
+                if task.early and task.placed and self._is_short(task):
+                    task.early = False
+                    self._early.expect(task.id, self.attempts[task.id])
 
     def ask_for_all(self, task: Task) -> bool:
         """Issue a task again with all that it asks for; False when it did that already."""

@@ -29,7 +29,7 @@ class Task:
     troubles: int = 0
     asks_less: bool = False  # its pod, than `request` does
     placed: bool = False  # its own pod has a node
-    listened: bool = False  # to the log of its own pod
+    early: bool = False  # that pod was asked for an early report, which is not expected yet
     stuck: bool = False  # no node has room for its own pod
 
     @property
