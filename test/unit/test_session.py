@@ -14,16 +14,17 @@ from byok8s.settings import S3Location, S3Options, S3Settings
 from byok8s.worker.spec import CA_FILE, CREDENTIALS_FILE, S3_VARIABLE, Bucket
 from byok8s.workflow import session as module
 from byok8s.workflow.session import Session
+from byok8s.workflow.sources import SourceArchive
 
 NAME = Path(CREDENTIALS_FILE).name
 
 
 class Batch:
     def __init__(self) -> None:
-        self.secrets: list[Mapping[str, str]] = []
+        self.secrets: list[Mapping[str, str | bytes]] = []
         self.renewed = threading.Event()
 
-    def refresh_secret(self, files: Mapping[str, str]) -> None:
+    def refresh_secret(self, files: Mapping[str, str | bytes]) -> None:
         self.secrets.append(dict(files))
         self.renewed.set()
 
@@ -54,12 +55,26 @@ def make(credentials: Any, listener: Any) -> Session:
     return made
 
 
+@pytest.mark.parametrize("small", [True, False])
+def test_the_secret_has_the_sources_where_they_are_small(small: bool, tmp_path: Path) -> None:
+    session = make(lambda: "keys", Listener())
+    data = b"\0\xff" * (module._SMALL_SOURCES // 2) + (b"" if small else b"x")
+    session.sources = SourceArchive(data, "sha", ".", ())
+    authority = tmp_path / "ca.pem"
+    authority.write_text("certificate")
+    session.s3 = replace(session.s3, ca_file=authority)
+    expected = {"credentials": "keys", "ca.pem": "certificate", "environment": '{"TOKEN": "t"}'}
+    files = session._secret_files({"TOKEN": "t"})
+    assert files == expected | ({"sources": data} if small else {})
+    assert "environment" not in session._secret_files({})
+
+
 def test_new_keys_replace_the_old_ones_in_the_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_REFRESH_SECONDS", 0.01)
     keys = iter(["old", "old", "new"])
     last = ["new"]
     session = make(lambda: next(keys, last[0]), Listener())
-    files = {NAME: "old", "environment": "{}"}
+    files: dict[str, str | bytes] = {NAME: "old", "environment": "{}"}
     thread = threading.Thread(target=session._refresh_credentials, args=(files,))
     thread.start()
     assert session.batch.renewed.wait(5)  # type: ignore[attr-defined]
@@ -149,10 +164,13 @@ def test_the_batch_system_creates_pods_as_fast_as_told(
     monkeypatch.setattr("byok8s.batch.BatchSystem", Recorder)
     monkeypatch.setattr(module, "rehearse_rules", lambda *_: None)
     monkeypatch.setattr(module, "refuse_what_never_fits", lambda *_: None)
+    monkeypatch.setattr(Session, "_pack_sources", lambda *_: None)
     monkeypatch.setattr(Session, "_upload_sources", lambda *_: None)
     session = make(lambda: "keys", Listener())
+    session.sources = SourceArchive(b"packed", "sha", ".", ())
     session.lease.run = None  # type: ignore[misc]
     session.pods_per_second = rate
     session.open(None, {})
     session._closed.set()
     assert (told["rate"], told["burst"]) == (rate, burst)
+    assert told["secret_files"] == {"credentials": "keys", "sources": b"packed"}

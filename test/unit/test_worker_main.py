@@ -100,6 +100,20 @@ def test_sources_other_than_the_leaders_are_refused(store: Store, tmp_path: Path
         around.fetch_sources(store, job.sources_key, job.sources_sha256)
 
 
+def test_small_sources_come_with_the_runs_secret(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = spec(store, tmp_path, "pass")
+    archive = store.objects.pop("sources")
+    mounted = tmp_path / "sources"
+    monkeypatch.setattr(around, "SOURCES_FILE", str(mounted))
+    mounted.write_bytes(archive)
+    assert around.fetch_sources(store, job.sources_key, job.sources_sha256) == archive
+    mounted.write_bytes(b"a later leader's")
+    store.objects["sources"] = archive
+    assert around.fetch_sources(store, job.sources_key, job.sources_sha256) == archive
+
+
 def test_a_job_sees_its_sources_and_its_output_is_kept(
     store: Store, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:

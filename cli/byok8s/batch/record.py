@@ -12,6 +12,8 @@ from byok8s.batch.lease import Lease
 from byok8s.batch.pods import RunIdentity
 from byok8s.exceptions import Byok8sError
 
+SecretFiles = Mapping[str, str | bytes]
+
 
 class RunRecord:
     """Makes and removes the two objects, both named after the run. The lease makes the first."""
@@ -34,7 +36,7 @@ class RunRecord:
             "uid": self._lease.uid,
         }
 
-    def create(self, secret_files: Mapping[str, str]) -> None:
+    def create(self, secret_files: SecretFiles) -> None:
         """Make both, or take over those of a dead leader of the same run.
 
         Raises RunIsLed and ApiError.
@@ -44,10 +46,11 @@ class RunRecord:
         if secret_files:
             self.put_secret(secret_files)
 
-    def put_secret(self, files: Mapping[str, str]) -> None:
+    def put_secret(self, files: SecretFiles) -> None:
         """Make the Secret hold `files`; mounted copies follow within about a minute."""
         data: dict[str, str | None] = {
-            name: base64.b64encode(text.encode()).decode() for name, text in files.items()
+            name: base64.b64encode(data if isinstance(data, bytes) else data.encode()).decode()
+            for name, data in files.items()
         }
         owners = {"ownerReferences": [self.owner]}
         body = {

@@ -6,7 +6,7 @@ import contextlib
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from queue import Empty
@@ -28,7 +28,7 @@ from byok8s.batch.pods import (
     manifest,
     problem_of,
 )
-from byok8s.batch.record import RunRecord
+from byok8s.batch.record import RunRecord, SecretFiles
 from byok8s.batch.steward import Steward
 from byok8s.batch.strays import bundles_remain
 from byok8s.batch.waits import Limits, remaining
@@ -56,7 +56,7 @@ class BatchSystem:
         client: KubeClient,
         run: RunIdentity,
         *,
-        secret_files: Mapping[str, str] | None = None,
+        secret_files: SecretFiles | None = None,
         secret_mount: str = SECRET_MOUNT,
         image_pull_policy: str = "IfNotPresent",
         rate: float = 20.0,
@@ -279,7 +279,7 @@ class BatchSystem:
         container = log_container(job.request)
         return self._client.stream(path, silence=silence, container=container, follow="true")
 
-    def refresh_secret(self, files: Mapping[str, str]) -> None:
+    def refresh_secret(self, files: SecretFiles) -> None:
         """Replace the Secret's files; running pods see them within about a minute."""
         self._record.put_secret(files)
 

@@ -20,6 +20,7 @@ from byok8s.worker.spec import (
     CREDENTIALS_FILE,
     JOB_VARIABLE,
     S3_VARIABLE,
+    SOURCES_FILE,
     STAGING_FAILED,
     TERMINATION_LIMIT,
     TERMINATION_LOG,
@@ -115,10 +116,14 @@ def load_text(store: Any, text: str) -> str:
 
 
 def fetch_sources(store: Any, key: str, sha256: str) -> bytes:
-    """The archive of the workflow's sources.
+    """The archive of the workflow's sources, which are in the run's Secret where they are small.
 
     Raises ValueError when it is not the right one, and TransferError.
     """
+    with contextlib.suppress(OSError):
+        data = Path(SOURCES_FILE).read_bytes()
+        if hashlib.sha256(data).hexdigest() == sha256:  # a later leader may have other ones
+            return data
     data = _read(store, key)
     if hashlib.sha256(data).hexdigest() != sha256:
         raise ValueError(f"{key} is not what was uploaded")

@@ -20,6 +20,7 @@ CREDENTIALS_FILE = f"{SECRET_FOLDER}/credentials"  # AWS INI format, profile "de
 CA_FILE = f"{SECRET_FOLDER}/ca.pem"  # certificates to trust beside the system's
 WORKDIR = f"{SECRET_FOLDER}/workdir"  # stands in a command for its working directory in the pod
 ENVIRONMENT_FILE = f"{SECRET_FOLDER}/environment"  # JSON object: the Snakefile's `envvars:`
+SOURCES_FILE = f"{SECRET_FOLDER}/sources"  # the archive of the sources, where that is small
 TERMINATION_LOG = "/dev/termination-log"
 # https://kubernetes.io/docs/tasks/debug/debug-application/determine-reason-pod-failure/
 TERMINATION_LIMIT = 4096  # bytes, for all containers of a pod; more is cut by the kubelet

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from byok8s.worker.spec import (
     ENVIRONMENT_FILE,
     S3_VARIABLE,
     SECRET_FOLDER,
+    SOURCES_FILE,
     Bucket,
     Result,
 )
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
 # Pods learn of new keys within about a minute (the kubelet's sync period for mounted Secrets)
 _REFRESH_SECONDS = 60.0
 _DURATIONS = "durations.json"
+_SMALL_SOURCES = 200_000  # bytes: of the megabyte that a Secret can have; each pod has a copy
 _OUTAGE_SECONDS = 600.0  # how long a store that is away is waited for
 
 
@@ -122,17 +125,15 @@ class Session:
 
     def open(self, workflow: Any, envvars: Mapping[str, str]) -> None:
         """Upload the sources and make the run's objects in the cluster; before the first pod."""
-        import json
         from concurrent.futures import ThreadPoolExecutor
 
         from byok8s.batch import BatchSystem
 
-        rehearse_rules(workflow, self.client, self.placement, self.image)
-        files = {Path(CREDENTIALS_FILE).name: self.credentials()}
-        if self.s3.ca_file:
-            files[Path(CA_FILE).name] = self.s3.ca_file.read_text()
-        if envvars:
-            files[Path(ENVIRONMENT_FILE).name] = json.dumps(dict(envvars))
+        with ThreadPoolExecutor(1, "byok8s-sources") as pool:
+            packed = pool.submit(self._pack_sources, workflow)
+            rehearse_rules(workflow, self.client, self.placement, self.image)
+            packed.result()
+        files = self._secret_files(envvars)
         self.batch = BatchSystem(
             self.client,
             self.run,
@@ -150,7 +151,7 @@ class Session:
             for job in workflow.dag.needrun_jobs():
                 self.cut_short(job)
         with ThreadPoolExecutor(1, "byok8s-sources") as pool:
-            uploaded = pool.submit(self._upload_sources, workflow)
+            uploaded = pool.submit(self._upload_sources)
             self.batch.start(adopting=self.stock.bundles)
             refuse_what_never_fits(workflow, self.batch, self.placement)
             uploaded.result()
@@ -288,7 +289,18 @@ class Session:
         """What glob_wildcards found after the sources were packed, as behind a checkpoint."""
         return self.glob.late() if self.glob else {}
 
-    def _upload_sources(self, workflow: Any) -> None:
+    def _secret_files(self, envvars: Mapping[str, str]) -> dict[str, str | bytes]:
+        """What the run's Secret has, by the name that pods find it under."""
+        files: dict[str, str | bytes] = {CREDENTIALS_FILE: self.credentials()}
+        if self.s3.ca_file:
+            files[CA_FILE] = self.s3.ca_file.read_text()
+        if envvars:
+            files[ENVIRONMENT_FILE] = json.dumps(dict(envvars))
+        if len(self.sources.data) <= _SMALL_SOURCES:
+            files[SOURCES_FILE] = self.sources.data
+        return {Path(path).name: content for path, content in files.items()}
+
+    def _pack_sources(self, workflow: Any) -> None:
         made = {path for job in workflow.dag.jobs for path in self._paths(job.output)}
         required = sources.required_files(workflow, self.configfile, self.workdir)
         optional = sources.project_files(
@@ -301,10 +313,13 @@ class Session:
                 f"The project's files exceed {file_size(sources.MAX_TOTAL)}; the pods will not see "
                 f"{some_of(self.sources.skipped, 3)}."
             )
+
+    def _upload_sources(self) -> None:
+        """Also small ones: a pod may meet a later leader's in the Secret."""
         if self.objects.head(self.sources_key) is None:
             self.objects.put_bytes(self.sources_key, self.sources.data)
 
-    def _refresh_credentials(self, files: dict[str, str]) -> None:
+    def _refresh_credentials(self, files: dict[str, str | bytes]) -> None:
         """Keys that expire are replaced in the Secret while the run lasts."""
         name = Path(CREDENTIALS_FILE).name
         while not self._closed.wait(_REFRESH_SECONDS):
