@@ -344,9 +344,12 @@ class BatchSystem:
         """Delete every pod of the run; returns those that are left at `until`."""
         left = ["pods of the run (the API server could not be asked)"]
         asked: set[str] = set()
+        query = {"labelSelector": self._run.selector}
+        if idle:  # a list of many would take as long as their deletion
+            with contextlib.suppress(Byok8sError):
+                self._delete_now(query, 0, until)
         while True:
             with contextlib.suppress(Byok8sError):
-                query = {"labelSelector": self._run.selector}
                 found = list_all(self._client, self._pods, query, **_within(until))
                 pods = {pod["metadata"]["name"]: pod for pod in found.items}
                 left = [remaining(pods[name]) for name in sorted(pods)]
@@ -357,10 +360,7 @@ class BatchSystem:
                 ended = idle or self._book.have_ended(names)
                 grace = 0 if ended else min(2, self._grace)
                 if grace == 0 or not asked.issuperset(names):  # one may have been in the making
-                    options = {"gracePeriodSeconds": grace}
-                    self._client.call(
-                        "DELETE", self._pods, query=query, body=options, **_within(until)
-                    )
+                    self._delete_now(query, grace, until)
                     first, asked = not asked, asked | names
                     if grace == 0 and first:  # as a rule they are gone with that
                         continue
@@ -368,6 +368,10 @@ class BatchSystem:
                 return left
             # the watch tells when they are gone; one more list makes sure
             self._book.wait_until_done(min(until, time.monotonic() + LOOK_AGAIN_SECONDS))
+
+    def _delete_now(self, query: dict[str, str], grace: int, until: float) -> None:
+        options = {"gracePeriodSeconds": grace}
+        self._client.call("DELETE", self._pods, query=query, body=options, **_within(until))
 
     def _delete(self, job: Job, until: float) -> None:
         patience = until - time.monotonic()
