@@ -65,7 +65,7 @@ class Batch:
         self.deleted.append(id)
 
     def places(self, request: PodRequest) -> int | None:
-        return self._places
+        return None if self._places is None else int(self._places / request.cpu)
 
     def least_cpu(self, request: PodRequest) -> float:
         return min(request.cpu, 0.67)
@@ -625,7 +625,7 @@ def test_a_rule_nothing_is_known_of_fills_the_nodes_and_the_rest_asks_for_less()
     assert {request.cpu for request in run.batch.issued} == {0.67}  # and no third one fits
     run.update(run.batch.issued[0], "succeeded", result=Result(0, seconds=0.1).dumps())
     until(lambda: len(run.batch.issued) == 8)
-    assert {round(request.cpu, 3) for request in run.batch.issued[2:]} == {0.136}
+    assert {round(request.cpu, 3) for request in run.batch.issued[2:]} == {0.068}
     run.dispatcher.stop()
 
 
@@ -644,11 +644,44 @@ def test_what_earlier_runs_have_told_is_asked_for_at_once() -> None:
     run.submit("gh", rule="moment", cpu=1.9)  # two threads
     until(lambda: len(run.batch.issued) == 8)
     assert {r.id: round(r.cpu, 2) for r in run.batch.issued} == {
-        **dict.fromkeys("ab", 0.38),
-        **dict.fromkeys("cd", 0.1),
+        **dict.fromkeys("ab", 0.19),
+        **dict.fromkeys("cd", 0.05),
         **dict.fromkeys("ef", 0.95),
         **dict.fromkeys("gh", 1.9),
     }
+    run.dispatcher.stop()
+
+
+def test_short_jobs_get_no_more_pods_than_the_nodes_have_room_for_what_they_use() -> None:
+    run = alone(durations=Durations('{"small": 0.1, "long": 60}'))
+    ids = [f"s{number}" for number in range(30)]
+    run.submit(ids, cpu=0.95)
+    until(lambda: len(run.batch.issued) == 14)  # 2 CPUs, of which each uses 0.136
+    run.submit("l", rule="long", cpu=0.95)
+    time.sleep(0.4)
+    assert len(run.batch.issued) == 14
+    for request in run.batch.issued[:3]:
+        run.update(request, "succeeded", result=Result(0, seconds=0.1).dumps())
+    until(lambda: len(run.batch.issued) == 17)
+    done = 3
+    while done < 31:
+        for request in run.batch.issued[done:]:
+            run.update(request, "succeeded", result=Result(0, seconds=0.1).dumps())
+            done += 1
+        until(lambda: len(run.batch.issued) > done or done == 31)  # noqa: B023
+    assert {request.id for request in run.batch.issued} == {*ids, "l"}
+    assert asked_early(run) == set(ids[-7:])  # the long one was the last
+    run.dispatcher.stop()
+
+
+def test_a_pod_larger_than_any_room_is_made_where_no_other_is() -> None:
+    run = alone(places=0, durations=Durations('{"small": 0.1}'))
+    run.submit("ab", cpu=0.95)
+    until(lambda: run.batch.issued)
+    time.sleep(0.3)
+    assert len(run.batch.issued) == 1
+    run.update(run.batch.issued[0], "succeeded", result=Result(0, seconds=0.1).dumps())
+    until(lambda: len(run.batch.issued) == 2)
     run.dispatcher.stop()
 
 

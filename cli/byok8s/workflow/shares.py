@@ -1,14 +1,18 @@
-"""How much CPU a pod of its own asks for, which decides how many run on a node at once.
+"""How much CPU a pod of its own asks for, and how many there are at once.
 
 A pod holds its place for some two seconds around its command. One whose command takes a moment
-needs no whole core for that time: it asks for what it will use on average. What it uses at most is
-not limited, so that a wrong guess costs nothing where a CPU is free.
+needs no whole core for that time, but what it will use on average. As many are made as the nodes
+have room for by that measure; the others wait here, since one that waits in the cluster costs the
+scheduler and the API server a look and two writes. What it uses at most is not limited, so that a
+wrong guess costs nothing where a CPU is free.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from byok8s.workflow.durations import Durations
@@ -21,6 +25,9 @@ if TYPE_CHECKING:
 # A node keeps a little CPU for its own pods; whole cores would leave one core in each node idle.
 CPU_PER_THREAD = 0.95
 LEAST_CPU = 0.1
+# Of what it uses, what a pod asks for: as many as are made at once fit beside other's pods, and
+# beside the one before in their place, whose end the scheduler has not heard of
+ASKED_SHARE = 0.5
 # What a pod costs beside its command: CPU of the worker, and time from being placed until the
 # scheduler gives the place on (docs/decisions/0014-shares.md)
 WORKER_CPU_SECONDS = 0.2
@@ -43,14 +50,24 @@ class Shares:
         self._whole = False  # the API server refuses small requests
 
     def cpu(self, task: Task) -> float:
-        """The CPUs that a pod of its own asks for, on average of the time it holds its place."""
-        seconds = self._durations.longest(task.rule)
-        if not self._may_share(task) or (seconds or 0.0) >= LONG_SECONDS:
-            return task.request.cpu
-        if seconds is None:
+        """The CPUs that a pod of its own asks for."""
+        if self._may_share(task) and self._durations.longest(task.rule) is None:
             return self._batch.least_cpu(task.request)
-        used = task.request.cpu * (seconds + WORKER_CPU_SECONDS)
-        return min(task.request.cpu, max(LEAST_CPU, used / (seconds + PLACE_SECONDS)))
+        return ASKED_SHARE * self.used(task) or task.request.cpu
+
+    def room(self, task: Task) -> float:
+        """The CPUs that the pods of short jobs may use, with this one's."""
+        used = self.used(task)
+        places = self._batch.places(replace(task.request, cpu=used)) if used else None
+        return math.inf if places is None else used * max(1, places)
+
+    def used(self, task: Task) -> float:
+        """The CPUs of a pod, on average of the time it holds its place; 0: not a short job's."""
+        seconds = self._durations.longest(task.rule)
+        if seconds is None or seconds >= LONG_SECONDS or not self._may_share(task):
+            return 0.0
+        used = task.request.cpu * (seconds + WORKER_CPU_SECONDS) / (seconds + PLACE_SECONDS)
+        return min(task.request.cpu, max(LEAST_CPU, used))
 
     def hold(self, task: Task, now: float) -> bool:
         """Keep a job for later, if it may turn out to be a short one."""

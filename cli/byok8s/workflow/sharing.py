@@ -61,6 +61,7 @@ class Sharing:
         self.durations = durations
         self._queues: dict[Any, deque[Task]] = defaultdict(deque)
         self._alone: deque[Task] = deque()
+        self._drains = False  # that one had many
         self._shares = Shares(durations, self._batch)
         self.single: dict[str, Task] = {}  # that have pods of their own
         self.pods: dict[str, BundlePod] = {}
@@ -128,11 +129,17 @@ class Sharing:
                 self._queues[sharing_key(task.request)].append(task)
             else:
                 self._alone.append(task)
+        self._drains = (self._drains and bool(self._alone)) or len(self._alone) > FEW
         # what ends last of many, or of few: what follows waits for it
-        are_last = len(self._alone) > FEW or len(self.single) < FEW
+        are_last = self._drains or len(self.single) < FEW
+        used = sum(task.uses for task in self.single.values())
         while self._alone and self._room() > 0:
-            early = are_last and len(self._alone) <= FEW and self._is_short(self._alone[0])
-            self._issue(self._alone[0], early=early)
+            task = self._alone[0]
+            if used and used + self._shares.used(task) > self._shares.room(task) + 1e-6:
+                break
+            early = are_last and len(self._alone) <= FEW and self._is_short(task)
+            self._issue(task, early=early)
+            used += task.uses
             self._alone.popleft()
 
     def _set_long_ones_apart(self, queue: deque[Task]) -> None:
@@ -225,7 +232,8 @@ class Sharing:
 
     def _issue(self, task: Task, *, early: bool) -> None:
         attempt, cpu = self.attempts.get(task.id, 0) + 1, self._shares.cpu(task)
-        task.asks_less, task.placed, task.early = cpu < task.request.cpu, False, early
+        task.asks_less, task.uses = cpu < task.request.cpu, self._shares.used(task)
+        task.placed, task.early = False, early
         self._issuer.issue(task, attempt, cpu, self._early.ask(task.id, attempt) if early else "")
         self.attempts[task.id], self.single[task.id] = attempt, task
 

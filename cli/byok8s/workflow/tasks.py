@@ -28,6 +28,7 @@ class Task:
     still_there: Callable[[], bool] | None = None  # whether what it made, if it ran already, is
     troubles: int = 0
     asks_less: bool = False  # its pod, than `request` does
+    uses: float = 0.0  # CPUs of its own pod on average; 0: it is not known to be short
     placed: bool = False  # its own pod has a node
     early: bool = False  # that pod was asked for an early report, which is not expected yet
     stuck: bool = False  # no node has room for its own pod
