@@ -6,10 +6,21 @@ import json
 import re
 import subprocess
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
-from support.project import BYOK8S, Project, clean_environment, kubectl, objects_left
+from byok8s.cluster import S3Server
+from byok8s.workflow.sharing import FEW
+from support.project import (
+    BYOK8S,
+    Project,
+    bucket_keys,
+    clean_environment,
+    kubectl,
+    objects_left,
+)
 from support.s3proxy import S3Proxy
 
 # Each job tells its pod, and whether it found its folder as it should: without what others left
@@ -149,12 +160,9 @@ rule gather:
 """
 
 
-def test_requests_of_the_leader_and_of_pods(project: Project, cluster: Any) -> None:
-    """All of a run's, from the checks before it to what it leaves behind."""
-    server = cluster.s3
-    for n in range(500):
-        project.put(f"in/{n}.txt", f"{n}\n")
-    project.write({"Snakefile": MANY})
+@contextmanager
+def counted(project: Project, server: S3Server) -> Iterator[S3Proxy]:
+    """Between the project's runs and the S3 server; also pods reach it."""
     project.env = {
         "AWS_ACCESS_KEY_ID": server.access_key,
         "AWS_SECRET_ACCESS_KEY": server.secret_key,
@@ -162,6 +170,15 @@ def test_requests_of_the_leader_and_of_pods(project: Project, cluster: Any) -> N
     }
     host = urlsplit(server.endpoint_url).hostname or ""
     with S3Proxy(server.endpoint_url, host=host) as proxy:
+        yield proxy
+
+
+def test_requests_of_the_leader_and_of_pods(project: Project, cluster: Any) -> None:
+    """All of a run's, from the checks before it to what it leaves behind."""
+    for n in range(500):
+        project.put(f"in/{n}.txt", f"{n}\n")
+    project.write({"Snakefile": MANY})
+    with counted(project, cluster.s3) as proxy:
         done = project.run("--s3-endpoint-url", proxy.endpoint_url)
         asked = list(zip(proxy.senders, proxy.requests, strict=True))
     assert done.code == 0, done.text
@@ -181,6 +198,27 @@ def test_requests_of_the_leader_and_of_pods(project: Project, cluster: Any) -> N
     } | {("PUT", "all.txt"): 1}
     ours = pods.total() - sum(users.values())
     assert ours <= 0.5 * 501, Counter(_what(kind, key) for kind, key in pods if ".byok8s/" in key)
+
+
+def test_requests_of_pods_with_one_job_each(project: Project, cluster: Any) -> None:
+    """Of each a GET for its input and a PUT for its output; of the last few also a report."""
+    for n in range(20):
+        project.put(f"in/{n}.txt", f"{n}\n")
+    project.write({"Snakefile": MANY.replace("500", "20")})
+    with counted(project, cluster.s3) as proxy:
+        done = project.run("--no-bundle", "--s3-endpoint-url", proxy.endpoint_url)
+        requests = Counter(proxy.requests)
+    assert done.code == 0, done.text
+    assert len(project.get("all.txt").split()) == 20
+    users = {of: count for of, count in requests.items() if "/" in of[1] and ".byok8s" not in of[1]}
+    assert {of: n for of, n in users.items() if of[0] in ("GET", "PUT") and "all" not in of[1]} == {
+        ("GET", f"in/{n}.txt"): 1 for n in range(20)
+    } | {(kind, f"out/{n}.txt"): 1 for n in range(20) for kind in ("PUT", "GET")}
+    assert not [key for kind, key in requests if kind == "GET" and "/sources/" in key]
+    early = [key for kind, key in requests if kind == "PUT" and "/ended/" in key]
+    assert 1 <= len(early) <= 2 * FEW and all(requests["PUT", key] == 1 for key in early)
+    keys = bucket_keys(project.s3, project.bucket, ours=True)
+    assert not [key for key in keys if "/ended/" in key]
 
 
 def _what(kind: str, key: str) -> str:
