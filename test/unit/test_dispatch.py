@@ -13,7 +13,7 @@ import pytest
 from byok8s.batch import ApiError, PodRequest, Update
 from byok8s.storage.objects import Objects
 from byok8s.worker.spec import NEWS, BundleJob, BundleSpec, Command, JobSpec, Result
-from byok8s.workflow import dispatch, early
+from byok8s.workflow import dispatch, early, sharing
 from byok8s.workflow.dispatch import Dispatcher
 from byok8s.workflow.durations import Durations
 from byok8s.workflow.events import JobName
@@ -671,6 +671,24 @@ def test_short_jobs_get_no_more_pods_than_the_nodes_have_room_for_what_they_use(
         until(lambda: len(run.batch.issued) > done or done == 31)  # noqa: B023
     assert {request.id for request in run.batch.issued} == {*ids, "l"}
     assert asked_early(run) == set(ids[-7:])  # the long one was the last
+    run.dispatcher.stop()
+
+
+def test_short_jobs_that_find_no_node_do_not_keep_others_from_theirs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sharing, "HOLD_SECONDS", 0.6)
+    run = alone(places=0, durations=Durations('{"small": 0.1, "other": 0.1}'))
+    run.submit("a", cpu=0.95)
+    until(lambda: run.batch.issued)
+    run.update(run.batch.issued[0], "waiting", cause="unschedulable")
+    run.submit("bc", rule="other", cpu=0.95)
+    time.sleep(0.3)
+    assert len(run.batch.issued) == 1
+    until(lambda: len(run.batch.issued) == 2)
+    run.update(run.batch.issued[1], "placed")
+    time.sleep(1.0)
+    assert len(run.batch.issued) == 2
     run.dispatcher.stop()
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from byok8s.exceptions import Byok8sError, StorageError
 from byok8s.workflow.durations import Durations
 from byok8s.workflow.issuer import LONG_SECONDS, Issuer
-from byok8s.workflow.shares import Shares
+from byok8s.workflow.shares import HOLD_SECONDS, Shares
 from byok8s.workflow.tasks import BUSY_SECONDS, BundlePod, Task, sharing_key
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ class Sharing:
         self._drains = (self._drains and bool(self._alone)) or len(self._alone) > FEW
         # what ends last of many, or of few: what follows waits for it
         are_last = self._drains or len(self.single) < FEW
-        used = sum(task.uses for task in self.single.values())
+        used = self._used()
         while self._alone and self._room() > 0:
             task = self._alone[0]
             if used and used + self._shares.used(task) > self._shares.room(task) + 1e-6:
@@ -141,6 +141,11 @@ class Sharing:
             self._issue(task, early=early)
             used += task.uses
             self._alone.popleft()
+
+    def _used(self) -> float:
+        """The CPUs of the short jobs that have pods, but for those that find no node for long."""
+        late = time.monotonic() - HOLD_SECONDS
+        return sum(task.uses for task in self.single.values() if task.placed or task.made > late)
 
     def _set_long_ones_apart(self, queue: deque[Task]) -> None:
         expected = self.durations.expected
@@ -233,7 +238,7 @@ class Sharing:
     def _issue(self, task: Task, *, early: bool) -> None:
         attempt, cpu = self.attempts.get(task.id, 0) + 1, self._shares.cpu(task)
         task.asks_less, task.uses = cpu < task.request.cpu, self._shares.used(task)
-        task.placed, task.early = False, early
+        task.made, task.placed, task.early = time.monotonic(), False, early
         self._issuer.issue(task, attempt, cpu, self._early.ask(task.id, attempt) if early else "")
         self.attempts[task.id], self.single[task.id] = attempt, task
 

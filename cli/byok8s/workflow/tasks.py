@@ -29,7 +29,8 @@ class Task:
     troubles: int = 0
     asks_less: bool = False  # its pod, than `request` does
     uses: float = 0.0  # CPUs of its own pod on average; 0: it is not known to be short
-    placed: bool = False  # its own pod has a node
+    made: float = 0.0  # when its own pod was; monotonic
+    placed: bool = False  # that has a node
     early: bool = False  # that pod was asked for an early report, which is not expected yet
     stuck: bool = False  # no node has room for its own pod
 
