@@ -840,6 +840,18 @@ def test_the_report_of_an_attempt_that_is_over_is_no_news() -> None:
     run.dispatcher.stop()
 
 
+def test_of_a_failure_the_cluster_tells() -> None:
+    run = awaited("running")
+    put_report(run, run.batch.issued[0], Result(1).dumps())
+    time.sleep(0.4)
+    assert not run.ended
+    told = Result(1, out_of_memory=True).dumps()
+    run.update(run.batch.issued[0], "failed", cause="out_of_memory", result=told)
+    until(lambda: run.ended)
+    assert run.ended["a"].update is not None
+    run.dispatcher.stop()
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '"x"', "3", '{"x": 1}', "\ud800"])
 def test_what_is_no_report_is_left_to_the_cluster(text: str) -> None:
     run = alone()

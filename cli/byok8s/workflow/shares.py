@@ -9,7 +9,6 @@ wrong guess costs nothing where a CPU is free.
 
 from __future__ import annotations
 
-import math
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 # A node keeps a little CPU for its own pods; whole cores would leave one core in each node idle.
 CPU_PER_THREAD = 0.95
 LEAST_CPU = 0.1
-# Of what it uses, what a pod asks for: as many as are made at once fit beside other's pods, and
+# Of what it uses, what a pod asks for: as many as are made at once fit beside others' pods, and
 # beside the one before in their place, whose end the scheduler has not heard of
 ASKED_SHARE = 0.5
 # What a pod costs beside its command: CPU of the worker, and time from being placed until the
@@ -55,11 +54,13 @@ class Shares:
             return self._batch.least_cpu(task.request)
         return ASKED_SHARE * self.used(task) or task.request.cpu
 
-    def room(self, task: Task) -> float:
-        """The CPUs that the pods of short jobs may use, with this one's."""
+    def has_room(self, task: Task, taken: float) -> bool:
+        """Whether the nodes have room for its pod, where those of short jobs use `taken` CPUs."""
         used = self.used(task)
-        places = self._batch.places(replace(task.request, cpu=used)) if used else None
-        return math.inf if places is None else used * max(1, places)
+        if not (used and taken):
+            return True
+        places = self._batch.places(replace(task.request, cpu=used))
+        return places is None or taken + used <= used * max(1, places) + 1e-6
 
     def used(self, task: Task) -> float:
         """The CPUs of a pod, on average of the time it holds its place; 0: not a short job's."""

@@ -132,17 +132,15 @@ class Sharing:
         self._drains = (self._drains and bool(self._alone)) or len(self._alone) > FEW
         # what ends last of many, or of few: what follows waits for it
         are_last = self._drains or len(self.single) < FEW
-        used = self._used()
-        while self._alone and self._room() > 0:
+        taken = self._taken()
+        while self._alone and self._room() > 0 and self._shares.has_room(self._alone[0], taken):
             task = self._alone[0]
-            if used and used + self._shares.used(task) > self._shares.room(task) + 1e-6:
-                break
             early = are_last and len(self._alone) <= FEW and self._is_short(task)
             self._issue(task, early=early)
-            used += task.uses
+            taken += task.uses
             self._alone.popleft()
 
-    def _used(self) -> float:
+    def _taken(self) -> float:
         """The CPUs of the short jobs that have pods, but for those that find no node for long."""
         late = time.monotonic() - HOLD_SECONDS
         return sum(task.uses for task in self.single.values() if task.placed or task.made > late)
