@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from byok8s.batch import ApiError, PodRequest, Update
+from byok8s.batch.placement import Placement, Volume
 from byok8s.storage.objects import Objects
 from byok8s.worker.spec import NEWS, BundleJob, BundleSpec, Command, JobSpec, Result
 from byok8s.workflow import dispatch, early, sharing
@@ -95,10 +96,11 @@ class Run:
         objects = self.bucket.objects
         stock = options.pop("stock", Stock())
         self.warnings: list[str] = []
-        session = SimpleNamespace(
+        self.session = session = SimpleNamespace(
             batch=batch,
             listener=SimpleNamespace(warn=self.warnings.append),
             stock=stock,
+            secret=SimpleNamespace(variable={"FILES": "all"}),
             objects=objects,
             run_key=lambda path: f"run/{path}",
             result_key=lambda id, attempt: f"results/{id}",
@@ -119,12 +121,15 @@ class Run:
             **given,
         )
 
-    def submit(self, ids: Iterable[str], rule: str = "small", **fields: Any) -> None:
+    def submit(
+        self, ids: Iterable[str], rule: str = "small", bytes_in: int = 0, **fields: Any
+    ) -> None:
         for id in ids:
             command = None if rule == "script" else COMMAND
             spec = JobSpec("s", "h", ".", (), f"log/{id}", f"r/{id}", command=command)
             request = PodRequest(id, "image", ("worker",), rule=rule, job=id, **fields)
-            self.dispatcher.submit(Task(JobName(rule), request, spec, command is not None))
+            task = Task(JobName(rule), request, spec, command is not None, bytes_in)
+            self.dispatcher.submit(task)
 
     def bundles(self) -> list[PodRequest]:
         return [request for request in self.batch.issued if request.bundle]
@@ -625,7 +630,7 @@ def test_a_rule_nothing_is_known_of_fills_the_nodes_and_the_rest_asks_for_less()
     assert {request.cpu for request in run.batch.issued} == {0.67}  # and no third one fits
     run.update(run.batch.issued[0], "succeeded", result=Result(0, seconds=0.1).dumps())
     until(lambda: len(run.batch.issued) == 8)
-    assert {round(request.cpu, 3) for request in run.batch.issued[2:]} == {0.068}
+    assert {round(request.cpu, 3) for request in run.batch.issued[2:]} == {0.034}
     run.dispatcher.stop()
 
 
@@ -644,8 +649,8 @@ def test_what_earlier_runs_have_told_is_asked_for_at_once() -> None:
     run.submit("gh", rule="moment", cpu=1.9)  # two threads
     until(lambda: len(run.batch.issued) == 8)
     assert {r.id: round(r.cpu, 2) for r in run.batch.issued} == {
-        **dict.fromkeys("ab", 0.19),
-        **dict.fromkeys("cd", 0.05),
+        **dict.fromkeys("ab", 0.09),
+        **dict.fromkeys("cd", 0.03),
         **dict.fromkeys("ef", 0.95),
         **dict.fromkeys("gh", 1.9),
     }
@@ -735,6 +740,49 @@ def test_where_little_is_refused_all_is_asked_for() -> None:
     run.update(run.batch.issued[2], "failed", cause="create_refused", message="no")
     until(lambda: run.ended)
     run.dispatcher.stop()
+
+
+def test_pods_have_no_volumes_where_they_can_do_without() -> None:
+    run = alone(durations=Durations('{"small": 0.1, "long": 9}'))
+    shared = Placement(volumes=(Volume("pvc", "claim", "/data"),))
+    template = Placement(template="{}")
+    run.submit("a")
+    run.submit("b", rule="long")
+    run.submit("c", rule="script")
+    run.submit("d", disk_mb=50)
+    run.submit("e", placement=shared)
+    run.submit("f", placement=template)
+    run.submit("g", bytes_in=65_000_000)
+    until(lambda: len(run.batch.issued) == 7)
+    light = {request.id: request.secret_env for request in run.batch.issued if not request.volumes}
+    assert light == {"a": {"FILES": "all"}}
+    assert not any(request.secret_env for request in run.batch.issued if request.volumes)
+    run.dispatcher.stop()
+
+
+def test_keys_that_expire_are_mounted() -> None:
+    run = alone(durations=Durations('{"small": 0.1}'))
+    run.session.secret.variable = {}
+    run.submit("a")
+    until(lambda: run.batch.issued)
+    assert run.batch.issued[0].volumes and not run.batch.issued[0].secret_env
+    run.dispatcher.stop()
+
+
+def test_bundles_that_a_policy_refuses_come_again_with_volumes(run: Run) -> None:
+    run.submit("abcd", cpu=0.95)
+    until(lambda: len(run.bundles()) == 2)
+    refused = run.bundles()
+    assert not any(request.volumes for request in refused)
+    for request in refused:
+        run.update(request, "failed", cause="create_refused", message="no variables from Secrets")
+    until(lambda: len(run.bundles()) == 4)
+    again = run.bundles()[2:]
+    assert all(request.volumes and not request.secret_env for request in again)
+    assert set().union(*map(run.jobs_of, again)) == set("abcd") and not run.ended
+    for request in again:
+        run.update(request, "failed", cause="create_refused", message="no")
+    until(lambda: len(run.ended) == 4)
 
 
 def test_a_rule_that_stays_unknown_is_not_held_for_long(monkeypatch: pytest.MonkeyPatch) -> None:

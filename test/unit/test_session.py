@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import threading
+from base64 import b64decode
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,8 +13,9 @@ from typing import Any
 
 import pytest
 from byok8s.settings import S3Location, S3Options, S3Settings
-from byok8s.worker.spec import CA_FILE, CREDENTIALS_FILE, S3_VARIABLE, Bucket
+from byok8s.worker.spec import CREDENTIALS_FILE, FILES_VARIABLE, S3_VARIABLE, Bucket
 from byok8s.workflow import session as module
+from byok8s.workflow.secret import RunSecret
 from byok8s.workflow.session import Session
 from byok8s.workflow.sources import SourceArchive
 
@@ -64,9 +67,13 @@ def test_the_secret_has_the_sources_where_they_are_small(small: bool, tmp_path: 
     authority.write_text("certificate")
     session.s3 = replace(session.s3, ca_file=authority)
     expected = {"credentials": "keys", "ca.pem": "certificate", "environment": '{"TOKEN": "t"}'}
-    files = session._secret_files({"TOKEN": "t"})
-    assert files == expected | ({"sources": data} if small else {})
-    assert "environment" not in session._secret_files({})
+    entries = session._make_secret({"TOKEN": "t"}).entries
+    assert ("all" in entries) is not small, "with these sources they are too long for a variable"
+    entries.pop("all", None)
+    assert entries == {name: text.encode() for name, text in expected.items()} | (
+        {"sources": data} if small else {}
+    )
+    assert "environment" not in session._make_secret({}).entries
 
 
 def test_new_keys_replace_the_old_ones_in_the_secret(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,13 +81,16 @@ def test_new_keys_replace_the_old_ones_in_the_secret(monkeypatch: pytest.MonkeyP
     keys = iter(["old", "old", "new"])
     last = ["new"]
     session = make(lambda: next(keys, last[0]), Listener())
-    files: dict[str, str | bytes] = {NAME: "old", "environment": "{}"}
-    thread = threading.Thread(target=session._refresh_credentials, args=(files,))
+    session.secret = RunSecret({NAME: "old", "environment": "{}"})
+    thread = threading.Thread(target=session._refresh_credentials)
     thread.start()
     assert session.batch.renewed.wait(5)  # type: ignore[attr-defined]
     session.close()
     thread.join(5)
-    assert session.batch.secrets == [{NAME: "new", "environment": "{}"}]  # type: ignore[attr-defined]
+    (entries,) = session.batch.secrets  # type: ignore[attr-defined]
+    told = json.loads(entries.pop("all"))
+    assert entries == {NAME: b"new", "environment": b"{}"}
+    assert {name: b64decode(data) for name, data in told.items()} == entries
 
 
 def test_a_refresh_that_fails_is_told_and_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,7 +105,8 @@ def test_a_refresh_that_fails_is_told_and_tried_again(monkeypatch: pytest.Monkey
         return str(answer)
 
     session = make(credentials, listener)
-    thread = threading.Thread(target=session._refresh_credentials, args=({NAME: "old"},))
+    session.secret = RunSecret({NAME: "old"})
+    thread = threading.Thread(target=session._refresh_credentials)
     thread.start()
     assert session.batch.renewed.wait(5)  # type: ignore[attr-defined]
     session.close()
@@ -105,17 +116,42 @@ def test_a_refresh_that_fails_is_told_and_tried_again(monkeypatch: pytest.Monkey
 
 def test_pods_learn_where_the_bucket_is_and_no_secret() -> None:
     session = make(lambda: "aws_secret_access_key = marker", Listener())
-    assert session.pod_env == {
-        S3_VARIABLE: session.bucket.dumps(),
-        "AWS_SHARED_CREDENTIALS_FILE": CREDENTIALS_FILE,
+    session.sources = SourceArchive(b"", "sha", ".", ())
+    session.secret = session._make_secret({"TOKEN": "marker"})
+    assert session.pod_env == {S3_VARIABLE: session.bucket.dumps()}
+    assert session.bucket.variables == {
         "AWS_ENDPOINT_URL_S3": "http://s3:7070",
         "AWS_REGION": "eu-west-1",
         "AWS_DEFAULT_REGION": "eu-west-1",
     }
-    assert "marker" not in repr(session)
-    session = make(lambda: "", Listener())
-    session.s3 = replace(session.s3, ca_file=Path("/here/ca.pem"))
-    assert session.pod_env["AWS_CA_BUNDLE"] == CA_FILE
+    assert "marker" not in repr(session) + repr(session.secret)
+
+
+@pytest.mark.parametrize(
+    ("files", "by_variable"),
+    [
+        ({"credentials": "aws_access_key_id = A"}, True),
+        ({"credentials": "aws_session_token = T"}, False),  # expires: a file alone can be renewed
+        ({"credentials": "", "sources": b"x" * 70_000}, True),
+        ({"credentials": "", "sources": b"x" * 80_000}, False),  # as base64, too long
+    ],
+)
+def test_pods_get_the_secrets_files_as_a_variable_if_they_stay_and_fit(
+    files: dict[str, str | bytes], by_variable: bool
+) -> None:
+    secret = RunSecret(files)
+    assert secret.variable == ({FILES_VARIABLE: "all"} if by_variable else {})
+    if by_variable:
+        assert len(secret.entries["all"]) < 128 * 1024  # what Linux takes
+
+
+def test_what_pods_were_promised_stays_when_keys_begin_to_expire() -> None:
+    secret = RunSecret({"credentials": "aws_access_key_id = A"})
+    assert not secret.renew("aws_access_key_id = A")
+    assert secret.renew("aws_access_key_id = A\naws_session_token = T")
+    assert secret.variable == {} and b"T" in b64decode(
+        json.loads(secret.entries["all"])["credentials"]
+    )
 
 
 def test_pods_learn_how_objects_are_kept() -> None:
@@ -173,4 +209,5 @@ def test_the_batch_system_creates_pods_as_fast_as_told(
     session.open(None, {})
     session._closed.set()
     assert (told["rate"], told["burst"]) == (rate, burst)
-    assert told["secret_files"] == {"credentials": "keys", "sources": b"packed"}
+    assert told["secret_files"] == session.secret.entries
+    assert session.secret.entries.keys() == {"credentials", "sources", "all"}

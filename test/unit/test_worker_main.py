@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import time
+from base64 import b64encode
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,15 @@ import pytest
 from byok8s.worker import __main__ as worker
 from byok8s.worker import job as around
 from byok8s.worker import process
-from byok8s.worker.spec import STAGING_FAILED, TERMINATION_LIMIT, JobSpec, Result
+from byok8s.worker.spec import (
+    FILES_VARIABLE,
+    S3_VARIABLE,
+    STAGING_FAILED,
+    TERMINATION_LIMIT,
+    Bucket,
+    JobSpec,
+    Result,
+)
 from byok8s.workflow import sources
 from byok8s.workflow.storage import _workflow_errors
 from obstore.exceptions import GenericError
@@ -112,6 +122,53 @@ def test_small_sources_come_with_the_runs_secret(
     mounted.write_bytes(b"a later leader's")
     store.objects["sources"] = archive
     assert around.fetch_sources(store, job.sources_key, job.sources_sha256) == archive
+
+
+def test_files_that_come_as_a_variable_are_written_for_this_user_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(around, "SECRET_FOLDER", str(tmp_path))
+    files = {"credentials": b"keys", "sources": b"\0\xff"}
+    told = {name: b64encode(data).decode() for name, data in files.items()}
+    monkeypatch.setenv(FILES_VARIABLE, json.dumps(told))
+    around.write_files()
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == files
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o400}
+    assert FILES_VARIABLE not in os.environ, "no child is to have it"
+    around.write_files()  # as in a pod that has them mounted
+
+
+def test_an_image_without_the_folders_is_told(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr(around, "SECRET_FOLDER", str(tmp_path / "absent"))
+    monkeypatch.setenv(FILES_VARIABLE, '{"credentials": ""}')
+    assert worker.main() == STAGING_FAILED
+    result = Result.loads((tmp_path / "termination").read_text())
+    assert result.error.startswith("The worker's image has not the folders that it needs; build")
+    assert result.error in capsys.readouterr().out
+
+
+def test_the_jobs_own_aws_tools_find_the_bucket(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = tmp_path / "credentials"
+    keys.write_text("[default]\naws_access_key_id = A\naws_secret_access_key = B\n")
+    monkeypatch.setattr(around, "CREDENTIALS_FILE", str(keys))
+    monkeypatch.setattr(around, "CA_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv(S3_VARIABLE, Bucket("lab", "http://s3:7070", "eu-west-1").dumps())
+    monkeypatch.setenv("AWS_REGION", "of-a-template")
+    around.open_pod()
+    found = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+    found.pop("AWS_EC2_METADATA_DISABLED")
+    for name in found:
+        monkeypatch.delenv(name)
+    assert found == {
+        "AWS_SHARED_CREDENTIALS_FILE": str(keys),
+        "AWS_ENDPOINT_URL_S3": "http://s3:7070",
+        "AWS_REGION": "of-a-template",
+        "AWS_DEFAULT_REGION": "eu-west-1",
+    }
 
 
 def test_a_job_sees_its_sources_and_its_output_is_kept(

@@ -29,6 +29,7 @@ from byok8s.worker.job import (
     open_pod,
     result_of,
     unpack_sources,
+    write_files,
 )
 from byok8s.worker.process import Ran, command_exit, end, execute, leave
 from byok8s.worker.s3 import TransferError
@@ -48,14 +49,15 @@ gc.enable()
 
 def main() -> int:
     """Do what the environment asks for; return the pod's exit code."""
-    store, transfers = open_pod()
     try:
+        write_files()
+        store, transfers = open_pod()
         if BUNDLE_VARIABLE in os.environ:
             from byok8s.worker.bundle import run_bundle
 
             return run_bundle(transfers, load_text(store, os.environ[BUNDLE_VARIABLE]))
         spec = load_job(store)
-    except TransferError as error:
+    except (OSError, TransferError) as error:
         return give_up(error)
     result = unpack_sources(store, spec)
     if result is None:

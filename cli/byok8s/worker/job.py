@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import binascii
 import contextlib
 import hashlib
 import io
+import json
 import os
 import re
 import tarfile
@@ -17,9 +19,12 @@ from typing import Any
 from byok8s.worker.process import TAIL_LINES, Ran
 from byok8s.worker.s3 import StorageAway, TransferError, open_bucket, outlast, sentences
 from byok8s.worker.spec import (
+    CA_FILE,
     CREDENTIALS_FILE,
+    FILES_VARIABLE,
     JOB_VARIABLE,
     S3_VARIABLE,
+    SECRET_FOLDER,
     SOURCES_FILE,
     STAGING_FAILED,
     TERMINATION_LIMIT,
@@ -44,11 +49,29 @@ EARLY_SECONDS = 3.0  # how long a pod lives on to put its report into the bucket
 LOG_SECONDS = 30.0  # between uploads of the log while a job runs; a shorter job has none
 
 
+def write_files() -> None:
+    """Write the Secret's files where they came as a variable, which no child is to have.
+
+    Raises OSError.
+    """
+    for name, content in json.loads(os.environ.pop(FILES_VARIABLE, "{}")).items():
+        # readable by this user alone, as nobody else reads a mounted Secret
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        with open(os.open(f"{SECRET_FOLDER}/{name}", flags, 0o400), "wb") as file:
+            file.write(binascii.a2b_base64(content))
+
+
 def open_pod() -> tuple[Any, Transfers]:
-    """The bucket that the environment names, and what moves files to and from it."""
+    """The bucket that the environment names, and what moves files to and from it.
+
+    The AWS tools of the job find it, too, unless a pod template says otherwise.
+    """
     bucket = Bucket.loads(os.environ[S3_VARIABLE])
-    credentials = CREDENTIALS_FILE if os.path.exists(CREDENTIALS_FILE) else None
-    store = open_bucket(bucket, credentials)
+    files = {"AWS_SHARED_CREDENTIALS_FILE": CREDENTIALS_FILE, "AWS_CA_BUNDLE": CA_FILE}
+    there = {name: path for name, path in files.items() if os.path.exists(path)}
+    for name, value in {**bucket.variables, **there}.items():
+        os.environ.setdefault(name, value)
+    store = open_bucket(bucket, there.get("AWS_SHARED_CREDENTIALS_FILE"))
     return store, Transfers(store, bucket.storage_class, md5_etags=bucket.md5_etags)
 
 
@@ -74,9 +97,15 @@ def not_begun(what: str, error: Exception) -> Result:
     return Result(STAGING_FAILED, error=f"{what}: {error}", storage_away=away)
 
 
-def give_up(error: TransferError) -> int:
+def give_up(error: Exception) -> int:
     """Leave a report of a pod that could not learn what to do; returns its exit code."""
-    result = not_begun("What the pod is to do could not be read from the bucket", error)
+    what = "What the pod is to do could not be read from the bucket"
+    if isinstance(error, OSError):
+        what = (
+            "The worker's image has not the folders that it needs; build it as "
+            "docs/worker-image.md says"
+        )
+    result = not_begun(what, error)
     print(result.error, flush=True)
     Path(TERMINATION_LOG).write_text(result.dumps())
     return result.exit_code

@@ -14,6 +14,7 @@ GLOBS_VARIABLE = "BYOK8S_GLOBS"  # file with what the leader's glob_wildcards fo
 STORED_VARIABLE = "BYOK8S_STORED"  # file to which the storage provider adds a line per transfer
 AWAY = ".away"  # with it added, the file in which it says that the store does not answer
 BUNDLE_VARIABLE = "BYOK8S_BUNDLE"
+FILES_VARIABLE = "BYOK8S_FILES"  # what is mounted at SECRET_FOLDER else: JSON, base64 by name
 OUR_VARIABLES = (JOB_VARIABLE, BUNDLE_VARIABLE)  # no business of the user's command
 SECRET_FOLDER = "/var/run/byok8s"  # noqa: S105 (a path, not a secret)
 CREDENTIALS_FILE = f"{SECRET_FOLDER}/credentials"  # AWS INI format, profile "default"
@@ -38,6 +39,17 @@ class Bucket(Record):
     storage_class: str = ""  # of what jobs store; '': the bucket's own
     md5_etags: bool = True  # False where ETags are no MD5, as under KMS
     options: dict[str, Any] = {}  # obstore's: encryption, requester pays
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """Where AWS tools find it, those of a rule's command too; no secret."""
+        region = self.region or ""
+        found = {
+            "AWS_ENDPOINT_URL_S3": self.endpoint_url or "",
+            "AWS_REGION": region,
+            "AWS_DEFAULT_REGION": region,
+        }
+        return {name: value for name, value in found.items() if value}
 
     def dumps(self) -> str:
         return json.dumps(vars(self))

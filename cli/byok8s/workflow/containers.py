@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from byok8s.exceptions import SettingsError
 from byok8s.progress import some_of
 from byok8s.worker import staging
-from byok8s.worker.spec import JOB_VARIABLE, S3_VARIABLE, SECRET_FOLDER
+from byok8s.worker.spec import S3_VARIABLE, Bucket
 from byok8s.workflow.lean import check, command_of
 from byok8s.workflow.scripts import NeedsSnakemake, script_texts
 
@@ -70,17 +70,11 @@ def in_image(request: PodRequest, image: str) -> PodRequest:
     """
     from byok8s.batch import Staging
 
-    ours = (JOB_VARIABLE, S3_VARIABLE)
-    env = {
-        name: value
-        for name, value in request.env.items()
-        if name not in ours and not value.startswith(SECRET_FOLDER)
-    }
     return replace(
         request,
         image=image,
         command=staging.job_command(),
-        env=env,
+        env=Bucket.loads(request.env[S3_VARIABLE]).variables,
         staging=Staging(
             image=request.image,
             command=("python3", "-P", "-m", staging.__name__),

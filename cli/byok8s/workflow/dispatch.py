@@ -221,8 +221,9 @@ class Dispatcher:
         elif update.state in ("succeeded", "failed"):
             result = read_result(self._session.report(update.result))
             del self._single[task.id]
-            if update.cause == "create_refused" and self._sharing.ask_for_all(task):
-                return  # a LimitRange may want more
+            if update.cause == "create_refused" and task.is_special:
+                self._sharing.make_plain([task])
+                return
             self._end(task, Outcome(result, update))
         self._sharing.expect_last()
 
@@ -303,6 +304,9 @@ class Dispatcher:
         for task in self._inheritance.over(pod.id, report):
             self._sharing.enqueue(task, first=True)
         del self._pods[pod.id]
+        if update.cause == "create_refused" and pod.light:
+            self._sharing.make_plain([*pod.tasks.values()])
+            return
         never_ran = update.state == "failed" and update.started is None and not update.disruption
         # those at work; where the pod came to none, all of them, or it might go on for ever
         hit: set[str] = set()

@@ -202,6 +202,7 @@ class Executor(RealExecutor):
             in_image(request, image) if image else request,
             spec,
             sharable,
+            bytes_in=session.bytes_of(command.inputs) if command else 0,
             still_there=lambda: session.outputs_exist(job),
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +27,7 @@ from byok8s.worker.spec import (
     SECRET_FOLDER,
     SOURCES_FILE,
     Bucket,
+    File,
     Result,
 )
 from byok8s.worker.transfer import ObjectMeta
@@ -36,6 +37,7 @@ from byok8s.workflow.events import Listener
 from byok8s.workflow.inherited import Stock, take_stock, text_of
 from byok8s.workflow.lead import knows, split_query
 from byok8s.workflow.resources import refuse_what_never_fits, rehearse_rules
+from byok8s.workflow.secret import RunSecret
 
 if TYPE_CHECKING:
     from byok8s.batch import BatchSystem, KubeClient, Lease, Limits, RunIdentity
@@ -81,6 +83,7 @@ class Session:
     unfinished: set[str] = field(default_factory=set)
     sources: sources.SourceArchive = field(init=False, repr=False)
     sources_key: str = field(init=False, default="")
+    secret: RunSecret = field(init=False)
     batch: BatchSystem = field(init=False, repr=False)
     _opened: bool = field(init=False, default=False)
     _closed: threading.Event = field(init=False, default_factory=threading.Event)
@@ -91,17 +94,8 @@ class Session:
 
     @cached_property
     def pod_env(self) -> dict[str, str]:
-        """Where a pod finds the bucket, for the worker and the user's own AWS tools; no secret."""
-        region = self.s3.region or ""
-        env = {
-            S3_VARIABLE: self.bucket.dumps(),
-            "AWS_SHARED_CREDENTIALS_FILE": CREDENTIALS_FILE,
-            "AWS_ENDPOINT_URL_S3": self.s3.endpoint_url or "",
-            "AWS_REGION": region,
-            "AWS_DEFAULT_REGION": region,
-            "AWS_CA_BUNDLE": CA_FILE if self.s3.ca_file else "",
-        }
-        return {name: value for name, value in env.items() if value}
+        """Where a pod finds the bucket; no secret."""
+        return {S3_VARIABLE: self.bucket.dumps()}
 
     def key(self, path: str) -> str:
         """The key of something that byok8s keeps for itself."""
@@ -133,11 +127,11 @@ class Session:
             packed = pool.submit(self._pack_sources, workflow)
             rehearse_rules(workflow, self.client, self.placement, self.image)
             packed.result()
-        files = self._secret_files(envvars)
+        self.secret = self._make_secret(envvars)
         self.batch = BatchSystem(
             self.client,
             self.run,
-            secret_files=files,
+            secret_files=self.secret.entries,
             secret_mount=SECRET_FOLDER,
             rate=self.pods_per_second,
             burst=max(1, round(self.pods_per_second)),
@@ -155,9 +149,7 @@ class Session:
             self.batch.start(adopting=self.stock.bundles)
             refuse_what_never_fits(workflow, self.batch, self.placement)
             uploaded.result()
-        threading.Thread(
-            target=self._refresh_credentials, args=(files,), name="byok8s-keys", daemon=True
-        ).start()
+        threading.Thread(target=self._refresh_credentials, name="byok8s-keys", daemon=True).start()
 
     def take_over(self) -> None:
         """Become the run's leader, and learn of the pods that a dead one has left.
@@ -285,12 +277,16 @@ class Session:
             files.append(job.benchmark)
         return self.leader.facts(_queries(files))
 
+    def bytes_of(self, files: Iterable[File]) -> int:
+        """What is stored of these files and folders of the run's bucket."""
+        found = (self.leader.inventory().find(file.key) for file in files)
+        return sum(entry.total for entry in found if entry)
+
     def late_globs(self) -> dict[str, list[list[str]]]:
         """What glob_wildcards found after the sources were packed, as behind a checkpoint."""
         return self.glob.late() if self.glob else {}
 
-    def _secret_files(self, envvars: Mapping[str, str]) -> dict[str, str | bytes]:
-        """What the run's Secret has, by the name that pods find it under."""
+    def _make_secret(self, envvars: Mapping[str, str]) -> RunSecret:
         files: dict[str, str | bytes] = {CREDENTIALS_FILE: self.credentials()}
         if self.s3.ca_file:
             files[CA_FILE] = self.s3.ca_file.read_text()
@@ -298,7 +294,7 @@ class Session:
             files[ENVIRONMENT_FILE] = json.dumps(dict(envvars))
         if len(self.sources.data) <= _SMALL_SOURCES:
             files[SOURCES_FILE] = self.sources.data
-        return {Path(path).name: content for path, content in files.items()}
+        return RunSecret(files)
 
     def _pack_sources(self, workflow: Any) -> None:
         made = {path for job in workflow.dag.jobs for path in self._paths(job.output)}
@@ -319,15 +315,12 @@ class Session:
         if self.objects.head(self.sources_key) is None:
             self.objects.put_bytes(self.sources_key, self.sources.data)
 
-    def _refresh_credentials(self, files: dict[str, str | bytes]) -> None:
+    def _refresh_credentials(self) -> None:
         """Keys that expire are replaced in the Secret while the run lasts."""
-        name = Path(CREDENTIALS_FILE).name
         while not self._closed.wait(_REFRESH_SECONDS):
             try:
-                text = self.credentials()
-                if text != files[name]:
-                    files[name] = text
-                    self.batch.refresh_secret(files)
+                if self.secret.renew(self.credentials()):
+                    self.batch.refresh_secret(self.secret.entries)
             except Exception as error:
                 self.listener.warn(f"The credentials could not be refreshed: {error}")
 

@@ -26,7 +26,7 @@ CPU_PER_THREAD = 0.95
 LEAST_CPU = 0.1
 # Of what it uses, what a pod asks for: as many as are made at once fit beside others' pods, and
 # beside the one before in their place, whose end the scheduler has not heard of
-ASKED_SHARE = 0.5
+ASKED_SHARE = 0.25
 # What a pod costs beside its command: CPU of the worker, and time from being placed until the
 # scheduler gives the place on (docs/decisions/0014-shares.md)
 WORKER_CPU_SECONDS = 0.2

@@ -12,6 +12,7 @@ import math
 import secrets
 import time
 from collections import defaultdict, deque
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from byok8s.exceptions import Byok8sError, StorageError
@@ -225,19 +226,24 @@ class Sharing:
                 break
         self._bundles += 1
         id = f"bundle-{self._token}-{self._bundles}"
+        light, linger = all(map(self._issuer.may_be_light, taken)), 0.0 if self.deaf else 5.0
         try:
-            self._issuer.issue_bundle(id, taken, linger=0.0 if self.deaf else 5.0)
+            self._issuer.issue_bundle(id, taken, volumes=not light, linger=linger)
         except StorageError:
             queue.extendleft(reversed(taken))
             raise
         tasks = {task.id: task for task in taken}
-        self.pods[id] = BundlePod(id, key, tasks, time.monotonic(), self._issuer.mail(id))
+        mail = self._issuer.mail(id)
+        self.pods[id] = BundlePod(id, key, tasks, time.monotonic(), mail, light=light)
 
     def _issue(self, task: Task, *, early: bool) -> None:
         attempt, cpu = self.attempts.get(task.id, 0) + 1, self._shares.cpu(task)
-        task.asks_less, task.uses = cpu < task.request.cpu, self._shares.used(task)
+        # to write much takes long
+        light = self._is_short(task) and self._issuer.may_be_light(task)
+        task.is_special, task.uses = light or cpu < task.request.cpu, self._shares.used(task)
         task.made, task.placed, task.early = time.monotonic(), False, early
-        self._issuer.issue(task, attempt, cpu, self._early.ask(task.id, attempt) if early else "")
+        key = self._early.ask(task.id, attempt) if early else ""
+        self._issuer.issue(task, attempt, cpu, volumes=not light, early_key=key)
         self.attempts[task.id], self.single[task.id] = attempt, task
 
     def _is_short(self, task: Task) -> bool:
@@ -252,13 +258,15 @@ class Sharing:
                     task.early = False
                     self._early.expect(task.id, self.attempts[task.id])
 
-    def ask_for_all(self, task: Task) -> bool:
-        """Issue a task again with all that it asks for; False when it did that already."""
-        if not task.asks_less:
-            return False
+    def make_plain(self, tasks: Sequence[Task]) -> None:
+        """Give tasks other pods, as the API server refuses theirs; from now on all are plain.
+
+        A LimitRange may want them to ask for more, and a policy no variable from a Secret.
+        """
         self._shares.ask_for_all()
-        self.enqueue(task, first=True)
-        return True
+        self._issuer.always_with_volumes()
+        for task in reversed(tasks):
+            self.enqueue(task, first=True)
 
     def _steal(self, now: float) -> None:
         """Where pods have nothing to do, give them what waits in one that no node has room for."""

@@ -25,9 +25,10 @@ class Task:
     request: PodRequest
     spec: JobSpec
     sharable: bool
+    bytes_in: int = 0  # of its inputs, where its pod runs no Snakemake
     still_there: Callable[[], bool] | None = None  # whether what it made, if it ran already, is
     troubles: int = 0
-    asks_less: bool = False  # its pod, than `request` does
+    is_special: bool = False  # its pod: asks for less than `request` does, or has no volumes
     uses: float = 0.0  # CPUs of its own pod on average; 0: it is not known to be short
     made: float = 0.0  # when its own pod was; monotonic
     placed: bool = False  # that has a node
@@ -82,6 +83,7 @@ class BundlePod:
     closing: bool = False
     given_up: bool = False  # and deleted, by us
     stuck: bool = False  # no node has room
+    light: bool = False  # has no volumes
     used: bool = False  # whether a command of it has begun
     started: dict[str, float] = field(default_factory=dict)
 
@@ -97,7 +99,7 @@ class BundlePod:
 def sharing_key(request: PodRequest) -> Any:
     """What jobs of one pod have in common."""
     own = {"id", "rule", "job", "attempt", "env", "command", "deadline_seconds", "bundle"}
-    own |= {"fingerprint", "note"}
+    own |= {"fingerprint", "note", "volumes", "secret_env"}
     return tuple(getattr(request, field.name) for field in fields(request) if field.name not in own)
 
 

@@ -124,6 +124,17 @@ def test_the_secret_is_a_read_only_file_and_named_only():
     assert "secret" not in json.dumps(pod(secret=None))
 
 
+def test_without_volumes_the_secret_comes_by_name_as_variables():
+    request = replace(REQUEST, volumes=False, secret_env={"FILES": "all"})
+    spec = pod(request)["spec"]
+    (container,) = spec["containers"]
+    assert spec["volumes"] == [] and container["volumeMounts"] == []
+    reference = {"secretKeyRef": {"name": "alpha-blue-x1", "key": "all"}}
+    assert {"name": "FILES", "valueFrom": reference} in container["env"]
+    assert container["workingDir"] == "/work"
+    assert "secretKeyRef" not in json.dumps(pod(request, secret=None))
+
+
 def test_security_is_what_pod_security_restricted_asks_for():
     spec = pod()["spec"]
     assert spec["securityContext"] == {

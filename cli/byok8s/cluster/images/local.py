@@ -42,7 +42,7 @@ _NO_USRMERGE = (
 _UNWANTED = ("etc/apt/preferences.d/byok8s", "etc/hostname", "etc/resolv.conf")
 _SCRIPT = "tmp/image.sh"
 _OLDEST_PYTHON = (3, 11)  # Snakemake's
-_EMPTY = ("dev", "proc", "run", "sys", "tmp")
+_EMPTY = ("dev", "proc", "sys", "tmp")
 
 
 def missing() -> str | None:
@@ -93,6 +93,9 @@ class LocalBuild:
             self._inside(root, "base", step)
             for name in _UNWANTED:
                 (root / name).unlink(missing_ok=True)
+            for path in (root / "run").iterdir():
+                if path.name != "byok8s":
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
             oci.pack(root, tar, owners=True, empty=_EMPTY)
 
     def _packages(self, base: Path, tar: Path) -> None:

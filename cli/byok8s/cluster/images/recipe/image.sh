@@ -12,8 +12,9 @@ base)
     # a name for the user; a pod may run with any other number too
     echo 'byok8s:x:65532:65532:byok8s:/tmp:/usr/sbin/nologin' >>/etc/passwd
     echo 'byok8s:x:65532:' >>/etc/group
-    mkdir -p /opt/byok8s /work
-    chmod 1777 /work
+    # the last two for pods without volumes
+    mkdir -p /opt/byok8s /work /run/byok8s
+    chmod 1777 /work /run/byok8s
     # not PYTHONPATH: a rule's own Python, such as conda's, must not see it
     echo /opt/byok8s >/usr/lib/python3/dist-packages/byok8s.pth
     rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/* \
