@@ -577,6 +577,39 @@ def test_envvars_reach_the_rule_and_no_pod_spec(project: Project) -> None:
     assert project.get("x.txt") == "17\n"
 
 
+def test_short_jobs_have_the_keys_without_a_volume_and_not_in_their_environment(
+    project: Project, cluster: Any
+) -> None:
+    """In a pod of one job and in a bundle; with a limit of the disk there are volumes."""
+    project.write(
+        {
+            "Snakefile": """
+NAMES = {"own": {"bundle": 0}, "shared": {}, "limited": {"bundle": 0, "disk_mb": 50}}
+rule all:
+    input: expand("{name}.txt", name=NAMES)
+for name, resources in NAMES.items():
+    rule:
+        name: name
+        output: f"{name}.txt"
+        resources: **resources
+        shell:
+            "env > {output}; wc -l < $AWS_SHARED_CREDENTIALS_FILE >> {output}; "
+            "grep -cE ' (/work|/tmp|(/var)?/run/byok8s) ' /proc/mounts >> {output} || true"
+"""
+        }
+    )
+    done = project.run()
+    assert done.code == 0, done.text
+    for name, mounts in (("own", "0"), ("shared", "0"), ("limited", "3")):
+        *variables, lines, mounted = project.get(f"{name}.txt").splitlines()
+        environment = dict(line.partition("=")[::2] for line in variables)
+        assert mounted == mounts, name
+        assert int(lines) >= 3, "the profile and two keys"
+        assert environment["AWS_REGION"] and environment["AWS_ENDPOINT_URL_S3"]
+        assert "BYOK8S_FILES" not in environment
+        assert cluster.s3.secret_key not in "".join(variables)
+
+
 @pytest.mark.parametrize("bucketed", [True, False])
 def test_local_execution(project: Project, bucketed: bool) -> None:
     project.write(
