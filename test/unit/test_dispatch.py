@@ -753,7 +753,8 @@ def test_pods_have_no_volumes_where_they_can_do_without() -> None:
     run.submit("e", placement=shared)
     run.submit("f", placement=template)
     run.submit("g", bytes_in=65_000_000)
-    until(lambda: len(run.batch.issued) == 7)
+    run.submit("h", placement=Placement(runtime_class="gvisor"))
+    until(lambda: len(run.batch.issued) == 8)
     light = {request.id: request.secret_env for request in run.batch.issued if not request.volumes}
     assert light == {"a": {"FILES": "all"}}
     assert not any(request.secret_env for request in run.batch.issued if request.volumes)

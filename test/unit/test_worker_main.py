@@ -138,14 +138,19 @@ def test_files_that_come_as_a_variable_are_written_for_this_user_alone(
     around.write_files()  # as in a pod that has them mounted
 
 
+@pytest.mark.parametrize("lacks", ["secret", "work"])
 def test_an_image_without_the_folders_is_told(
-    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, lacks: str
 ) -> None:
-    monkeypatch.setattr(around, "SECRET_FOLDER", str(tmp_path / "absent"))
+    folder = tmp_path / "absent" if lacks == "secret" else tmp_path
+    monkeypatch.setattr(around, "SECRET_FOLDER", str(folder))
+    if lacks == "work":  # for root there is no folder that cannot be written
+        monkeypatch.setattr(around.os, "access", lambda path, mode: False)
     monkeypatch.setenv(FILES_VARIABLE, '{"credentials": ""}')
     assert worker.main() == STAGING_FAILED
     result = Result.loads((tmp_path / "termination").read_text())
     assert result.error.startswith("The worker's image has not the folders that it needs; build")
+    assert str(folder if lacks == "secret" else tmp_path / "work") in result.error
     assert result.error in capsys.readouterr().out
 
 

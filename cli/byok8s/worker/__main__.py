@@ -20,7 +20,9 @@ from typing import Any
 from byok8s.worker import lean
 from byok8s.worker.job import (
     LOG,
+    NO_FOLDERS,
     SCRATCH,
+    UNREADABLE,
     conclude,
     give_up,
     load_job,
@@ -51,14 +53,17 @@ def main() -> int:
     """Do what the environment asks for; return the pod's exit code."""
     try:
         write_files()
+    except OSError as error:
+        return give_up(NO_FOLDERS, error)
+    try:
         store, transfers = open_pod()
         if BUNDLE_VARIABLE in os.environ:
             from byok8s.worker.bundle import run_bundle
 
             return run_bundle(transfers, load_text(store, os.environ[BUNDLE_VARIABLE]))
         spec = load_job(store)
-    except (OSError, TransferError) as error:
-        return give_up(error)
+    except TransferError as error:
+        return give_up(UNREADABLE, error)
     result = unpack_sources(store, spec)
     if result is None:
         command = spec.command

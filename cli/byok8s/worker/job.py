@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import binascii
 import contextlib
+import errno
 import hashlib
 import io
 import json
@@ -41,6 +42,10 @@ _NOISE = (
     r"Exiting because a job|Storing output in storage|Elapsed time: |WorkflowError:$|"
     r"RuleException:$|CalledProcessError in file |At least one job did not complete)"
 )
+UNREADABLE = "What the pod is to do could not be read from the bucket"
+NO_FOLDERS = (
+    "The worker's image has not the folders that it needs; build it as docs/worker-image.md says"
+)
 SCRATCH = Path("/tmp")  # noqa: S108 (the pod's own)
 LOG = SCRATCH / "byok8s.log"  # of a pod's one job
 _TAIL_BYTES = 2000
@@ -52,9 +57,14 @@ LOG_SECONDS = 30.0  # between uploads of the log while a job runs; a shorter job
 def write_files() -> None:
     """Write the Secret's files where they came as a variable, which no child is to have.
 
-    Raises OSError.
+    Raises OSError, also where the image's working folder is not ours to use.
     """
-    for name, content in json.loads(os.environ.pop(FILES_VARIABLE, "{}")).items():
+    text = os.environ.pop(FILES_VARIABLE, "")
+    if not text:  # they are mounted, as is the working folder
+        return
+    if not os.access(os.curdir, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), os.getcwd())
+    for name, content in json.loads(text).items():
         # readable by this user alone, as nobody else reads a mounted Secret
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
         with open(os.open(f"{SECRET_FOLDER}/{name}", flags, 0o400), "wb") as file:
@@ -97,14 +107,8 @@ def not_begun(what: str, error: Exception) -> Result:
     return Result(STAGING_FAILED, error=f"{what}: {error}", storage_away=away)
 
 
-def give_up(error: Exception) -> int:
-    """Leave a report of a pod that could not learn what to do; returns its exit code."""
-    what = "What the pod is to do could not be read from the bucket"
-    if isinstance(error, OSError):
-        what = (
-            "The worker's image has not the folders that it needs; build it as "
-            "docs/worker-image.md says"
-        )
+def give_up(what: str, error: Exception) -> int:
+    """Leave a report of a pod that could do nothing; returns its exit code."""
     result = not_begun(what, error)
     print(result.error, flush=True)
     Path(TERMINATION_LOG).write_text(result.dumps())

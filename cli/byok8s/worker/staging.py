@@ -89,7 +89,7 @@ def main() -> int:
         try:
             spec = job.load_job(store)
         except TransferError as error:
-            return job.give_up(error)
+            return job.give_up(job.UNREADABLE, error)
         if (result := job.unpack_sources(store, spec)) is None:
             assert spec.command is not None
             with job.log_kept_meanwhile(store, spec, job.LOG):

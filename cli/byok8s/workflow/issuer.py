@@ -50,16 +50,17 @@ class Issuer:
     def may_be_light(self, task: Task) -> bool:
         """Whether its pod can do without volumes; it then starts 0.3 s sooner.
 
-        Not with a limit of the disk, which is one of each volume, nor where much may be written:
-        by Snakemake, or to judge by the inputs.
+        Not with a limit of the disk, which is one of each volume; nor in a sandbox, which may have
+        its own layer in memory; nor where much may be written: by Snakemake, or to judge by the
+        inputs.
         """
         request, placement = task.request, task.request.placement
         if self._always_volumes or task.spec.command is None or request.staging:
             return False
         if task.bytes_in > _LIGHT_BYTES:
             return False
-        has_own = placement.volumes or placement.template or request.disk_mb
-        return not has_own and bool(self._session.secret.variable)
+        special = placement.volumes or placement.template or placement.runtime_class
+        return not (special or request.disk_mb) and bool(self._session.secret.variable)
 
     def always_with_volumes(self) -> None:
         """From now on: the API server refuses pods without, as a policy may."""
