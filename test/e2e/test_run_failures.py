@@ -8,12 +8,16 @@ import signal
 import subprocess
 import threading
 import time
+import uuid
 from base64 import b64encode
 from pathlib import Path
 from typing import Any
 
 import pytest
+from byok8s.batch import ApiError, KubeClient
+from byok8s.settings import KubeSettings
 from support.project import BYOK8S, Project, clean_environment, kubectl, objects_left
+from support.webhook import webhook
 
 
 def test_a_failed_command_is_told_with_rule_wildcards_reason_and_log(
@@ -322,3 +326,59 @@ rule b:
     for place, text in texts.items():
         for marker, what in ((secret, "secret key"), (MARKER, "token")):
             assert not [form for form in forms(marker) if form in text], f"the {what} is in {place}"
+
+
+@pytest.mark.parametrize("options", [(), ("--no-bundle",)])
+def test_where_a_policy_refuses_variables_from_secrets_pods_have_volumes(
+    project: Project, cluster: Any, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    project.write(
+        {
+            "Snakefile": """
+rule all:
+    input: expand("{n}.txt", n=range(5))
+rule one:
+    output: "{n}.txt"
+    shell: "grep -c ' /work ' /proc/mounts > {output}"
+"""
+        }
+    )
+    name = f"test-{uuid.uuid4().hex[:8]}"
+    client = KubeClient.load(KubeSettings(context=cluster.context, namespace=name))
+    refused: list[str] = []
+
+    def refusal(pod: dict[str, Any]) -> str | None:
+        variables = [v for c in pod["spec"]["containers"] for v in c.get("env", ())]
+        if any("valueFrom" in variable for variable in variables):
+            refused.append(pod["metadata"]["name"])
+            return "no variables from Secrets"
+        return None if variables else "not now"
+
+    kubectl(cluster, "create", "namespace", name)
+    try:
+        with webhook(client, tmp_path) as hook:
+            hook.refusal = refusal
+            until_it_is_asked(client)
+            done = project.run("-k", name, *options)
+        assert done.code == 0, done.text
+        assert {project.get(f"{n}.txt") for n in range(5)} == {"1\n"}
+        assert refused and "Failed" not in done.text
+        assert objects_left(cluster) == []
+    finally:
+        kubectl(cluster, "delete", "namespace", name, "--wait=false")
+
+
+def until_it_is_asked(client: KubeClient) -> None:
+    """Wait until the API server knows of a webhook that refuses pods without variables."""
+    container = {"name": "a", "image": "a"}
+    pod = {"metadata": {"name": "a"}, "spec": {"containers": [container]}}
+    path = f"/api/v1/namespaces/{client.namespace}/pods"
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        try:
+            client.call("POST", path, query={"dryRun": "All"}, body=pod)
+        except ApiError as error:
+            if "not now" in error.message:
+                return
+        time.sleep(0.2)
+    raise AssertionError("the webhook is not asked")
