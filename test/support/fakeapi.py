@@ -55,10 +55,10 @@ def refusal(status: int, reason: str, message: str, **headers: str) -> Says:
     return Says(body, status, headers)
 
 
-class _Server(ThreadingHTTPServer):
+class Server(ThreadingHTTPServer):
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that hangs up is nothing to tell: another test's output may be read just now."""
-        if not isinstance(sys.exception(), ConnectionError):
+        if not isinstance(sys.exception(), (ConnectionError, ssl.SSLError)):
             super().handle_error(request, client_address)
 
 
@@ -66,7 +66,7 @@ class _Server(ThreadingHTTPServer):
 def serve(certificate: Path | None = None) -> Iterator[Api]:
     """With a certificate and its key in one PEM file, by TLS."""
     api = Api()
-    server = _Server(("127.0.0.1", 0), _handler(api))
+    server = Server(("127.0.0.1", 0), _handler(api))
     if certificate:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(certificate)

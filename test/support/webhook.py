@@ -9,12 +9,13 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 from byok8s.batch import KubeClient
 from support.certificates import self_signed
+from support.fakeapi import Server
 
 CONFIGURATIONS = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations"
 
@@ -33,7 +34,7 @@ def webhook(client: KubeClient, folder: Path) -> Iterator[Webhook]:
     pem, certificate = folder / "webhook.pem", folder / "certificate.pem"
     self_signed(pem, certificate)
     made = Webhook()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(made))
+    server = Server(("127.0.0.1", 0), _handler(made))
     server.daemon_threads = True
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(pem)

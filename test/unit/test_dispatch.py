@@ -128,7 +128,7 @@ class Run:
             command = None if rule == "script" else COMMAND
             spec = JobSpec("s", "h", ".", (), f"log/{id}", f"r/{id}", command=command)
             request = PodRequest(id, "image", ("worker",), rule=rule, job=id, **fields)
-            task = Task(JobName(rule), request, spec, command is not None, bytes_in)
+            task = Task(JobName(rule), request, spec, command is not None, bytes_in=bytes_in)
             self.dispatcher.submit(task)
 
     def bundles(self) -> list[PodRequest]:

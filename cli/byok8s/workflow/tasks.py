@@ -25,8 +25,8 @@ class Task:
     request: PodRequest
     spec: JobSpec
     sharable: bool
-    bytes_in: int = 0  # of its inputs, where its pod runs no Snakemake
     still_there: Callable[[], bool] | None = None  # whether what it made, if it ran already, is
+    bytes_in: int = 0  # of its inputs, where its pod runs no Snakemake
     troubles: int = 0
     is_special: bool = False  # its pod: asks for less than `request` does, or has no volumes
     uses: float = 0.0  # CPUs of its own pod on average; 0: it is not known to be short
