@@ -56,9 +56,13 @@ def refusal(status: int, reason: str, message: str, **headers: str) -> Says:
 
 
 class Server(ThreadingHTTPServer):
+    over = False  # its test is
+
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that hangs up is nothing to tell: another test's output may be read just now."""
-        if not isinstance(sys.exception(), (ConnectionError, ssl.SSLError)):
+        """A client that hangs up is nothing to tell, nor is what is asked after the test: another
+        one's output may be read just now.
+        """
+        if not self.over and not isinstance(sys.exception(), (ConnectionError, ssl.SSLError)):
             super().handle_error(request, client_address)
 
 
@@ -76,6 +80,7 @@ def serve(certificate: Path | None = None) -> Iterator[Api]:
     api.url = f"http{'s' * bool(certificate)}://127.0.0.1:{server.server_port}"
     Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     yield api
+    server.over = True
     server.shutdown()
     server.server_close()
 

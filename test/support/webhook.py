@@ -63,6 +63,7 @@ def webhook(client: KubeClient, folder: Path) -> Iterator[Webhook]:
         yield made
     finally:
         client.delete(f"{CONFIGURATIONS}/{name}")
+        server.over = True
         server.shutdown()
         server.server_close()
 
