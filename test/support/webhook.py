@@ -6,6 +6,7 @@ import base64
 import json
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +14,9 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
-from byok8s.batch import KubeClient
+from byok8s.batch import ApiError, KubeClient
+from byok8s.batch.placement import ANYWHERE
+from byok8s.batch.rehearsal import sample_pod
 from support.certificates import self_signed
 from support.fakeapi import Server
 
@@ -30,7 +33,7 @@ class Webhook:
 
 @contextmanager
 def webhook(client: KubeClient, folder: Path) -> Iterator[Webhook]:
-    """One that is asked for each pod that is made in the client's namespace."""
+    """One that is asked, from now on, for each pod that is made in the client's namespace."""
     pem, certificate = folder / "webhook.pem", folder / "certificate.pem"
     self_signed(pem, certificate)
     made = Webhook()
@@ -60,12 +63,30 @@ def webhook(client: KubeClient, folder: Path) -> Iterator[Webhook]:
     }  # fmt: skip
     client.create(CONFIGURATIONS, {"metadata": {"name": name}, "webhooks": [hook]})
     try:
+        _wait_until_asked(client, made)
         yield made
     finally:
         client.delete(f"{CONFIGURATIONS}/{name}")
         server.over = True
         server.shutdown()
         server.server_close()
+
+
+def _wait_until_asked(client: KubeClient, hook: Webhook) -> None:
+    """The API server takes a moment to know of a webhook."""
+    allow, hook.refusal = hook.refusal, lambda pod: "not now"
+    pod = sample_pod(ANYWHERE, "image")
+    path = f"/api/v1/namespaces/{client.namespace}/pods"
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        try:
+            client.call("POST", path, query={"dryRun": "All"}, body=pod)
+        except ApiError as error:
+            if "not now" in error.message:
+                hook.refusal = allow
+                return
+        time.sleep(0.1)
+    raise AssertionError("the webhook is not asked")
 
 
 def _handler(hook: Webhook) -> type[BaseHTTPRequestHandler]:

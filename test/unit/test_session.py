@@ -209,5 +209,5 @@ def test_the_batch_system_creates_pods_as_fast_as_told(
     session.open(None, {})
     session._closed.set()
     assert (told["rate"], told["burst"]) == (rate, burst)
-    assert told["secret_files"] == session.secret.entries
-    assert session.secret.entries.keys() == {"credentials", "sources", "all"}
+    every = json.dumps({"credentials": "a2V5cw==", "sources": "cGFja2Vk"})
+    assert told["secret_files"] == {"credentials": b"keys", "sources": b"packed", "all": every}

@@ -160,7 +160,9 @@ def test_the_jobs_own_aws_tools_find_the_bucket(
     keys = tmp_path / "credentials"
     keys.write_text("[default]\naws_access_key_id = A\naws_secret_access_key = B\n")
     monkeypatch.setattr(around, "CREDENTIALS_FILE", str(keys))
-    monkeypatch.setattr(around, "CA_FILE", str(tmp_path / "none"))
+    authority = tmp_path / "ca.pem"
+    authority.touch()
+    monkeypatch.setattr(around, "CA_FILE", str(authority))
     monkeypatch.setenv(S3_VARIABLE, Bucket("lab", "http://s3:7070", "eu-west-1").dumps())
     monkeypatch.setenv("AWS_REGION", "of-a-template")
     around.open_pod()
@@ -170,6 +172,7 @@ def test_the_jobs_own_aws_tools_find_the_bucket(
         monkeypatch.delenv(name)
     assert found == {
         "AWS_SHARED_CREDENTIALS_FILE": str(keys),
+        "AWS_CA_BUNDLE": str(authority),
         "AWS_ENDPOINT_URL_S3": "http://s3:7070",
         "AWS_REGION": "of-a-template",
         "AWS_DEFAULT_REGION": "eu-west-1",

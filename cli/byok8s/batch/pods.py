@@ -276,14 +276,14 @@ def _container(
     request: PodRequest, secret: str | None, secret_mount: str, pull_policy: str
 ) -> dict[str, Any]:
     mounts: list[dict[str, Any]] = []
+    if request.volumes:
+        mounts = [{"name": "work", "mountPath": WORK}, {"name": "tmp", "mountPath": TMP}]
+        if secret:
+            mounts.append({"name": "secret", "mountPath": secret_mount, "readOnly": True})
     env = {"HOME": TMP, **request.env}
     variables: list[dict[str, Any]] = [
         {"name": name, "value": _literal(value)} for name, value in env.items()
     ]
-    if request.volumes:
-        mounts += ({"name": "work", "mountPath": WORK}, {"name": "tmp", "mountPath": TMP})
-    if secret and request.volumes:
-        mounts.append({"name": "secret", "mountPath": secret_mount, "readOnly": True})
     if secret:
         variables += [
             {"name": name, "valueFrom": {"secretKeyRef": {"name": secret, "key": key}}}

@@ -64,9 +64,9 @@ def write_files() -> None:
         return
     if not os.access(os.curdir, os.W_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), os.getcwd())
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
     for name, content in json.loads(text).items():
         # readable by this user alone, as nobody else reads a mounted Secret
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
         with open(os.open(f"{SECRET_FOLDER}/{name}", flags, 0o400), "wb") as file:
             file.write(binascii.a2b_base64(content))
 

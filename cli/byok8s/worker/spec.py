@@ -15,6 +15,8 @@ STORED_VARIABLE = "BYOK8S_STORED"  # file to which the storage provider adds a l
 AWAY = ".away"  # with it added, the file in which it says that the store does not answer
 BUNDLE_VARIABLE = "BYOK8S_BUNDLE"
 FILES_VARIABLE = "BYOK8S_FILES"  # what is mounted at SECRET_FOLDER else: JSON, base64 by name
+# Characters of a variable's value, which execve(2) limits to 128 KiB (MAX_ARG_STRLEN)
+LONGEST_VARIABLE = 100_000
 OUR_VARIABLES = (JOB_VARIABLE, BUNDLE_VARIABLE)  # no business of the user's command
 SECRET_FOLDER = "/var/run/byok8s"  # noqa: S105 (a path, not a secret)
 CREDENTIALS_FILE = f"{SECRET_FOLDER}/credentials"  # AWS INI format, profile "default"

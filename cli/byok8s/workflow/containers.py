@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from byok8s.exceptions import SettingsError
 from byok8s.progress import some_of
 from byok8s.worker import staging
-from byok8s.worker.spec import S3_VARIABLE, Bucket
 from byok8s.workflow.lean import check, command_of
 from byok8s.workflow.scripts import NeedsSnakemake, script_texts
 
@@ -63,7 +62,7 @@ def container_command(job: Any, lead: Lead, workdir: str) -> Command:
         raise SettingsError(_sentence([job], str(reason))) from None
 
 
-def in_image(request: PodRequest, image: str) -> PodRequest:
+def in_image(request: PodRequest, image: str, env: Mapping[str, str]) -> PodRequest:
     """The pod of a worker made the pod of an image, with the worker's part beside it.
 
     The image sees no keys: the user's command gets those that the Snakefile's `envvars:` names.
@@ -74,7 +73,7 @@ def in_image(request: PodRequest, image: str) -> PodRequest:
         request,
         image=image,
         command=staging.job_command(),
-        env=Bucket.loads(request.env[S3_VARIABLE]).variables,
+        env=env,
         staging=Staging(
             image=request.image,
             command=("python3", "-P", "-m", staging.__name__),

@@ -199,10 +199,10 @@ class Executor(RealExecutor):
         sharable = sharable and id not in session.stock.alone  # its pod is adopted, or replaced
         return Task(
             name,
-            in_image(request, image) if image else request,
+            in_image(request, image, session.bucket.variables) if image else request,
             spec,
             sharable,
-            bytes_in=session.bytes_of(command.inputs) if command else 0,
+            bytes_in=session.bytes_of(command.inputs) if command and not image else 0,
             still_there=lambda: session.outputs_exist(job),
         )
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from byok8s.worker.spec import BUNDLE_VARIABLE, JOB_VARIABLE, BundleSpec
+from byok8s.worker.spec import BUNDLE_VARIABLE, JOB_VARIABLE, LONGEST_VARIABLE, BundleSpec
 from byok8s.workflow.tasks import BundlePod, Task
 
 if TYPE_CHECKING:
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
 # A pod costs one to two seconds of a node; what takes as long gets one of its own.
 LONG_SECONDS = 2.0
-# Longest value of an environment variable is 128 KiB (MAX_ARG_STRLEN, execve(2))
-_LONGEST_SPEC = 100_000
 # A volume of the node's disk tells what of a file is in memory, a container's own layer does not:
 # what is stored from there in parts has no checksum but its MD5s, which take three times as long
 _LIGHT_BYTES = 64_000_000
@@ -32,7 +30,7 @@ class Issuer:
         self._always_volumes = False
 
     def issue(
-        self, task: Task, attempt: int, cpu: float, *, volumes: bool, early_key: str = ""
+        self, task: Task, attempt: int, cpu: float, *, light: bool, early_key: str = ""
     ) -> None:
         """Give a task a pod of its own, which asks for so many CPUs; raises StorageError.
 
@@ -45,7 +43,7 @@ class Issuer:
         if staging:
             env, staging = {**request.env}, replace(staging, env={**staging.env, **variables})
         request = replace(request, attempt=attempt, cpu=cpu, env=env, staging=staging)
-        self._batch.issue(request if volumes else self._light(request), task.still_there)
+        self._batch.issue(self._light(request) if light else request, task.still_there)
 
     def may_be_light(self, task: Task) -> bool:
         """Whether its pod can do without volumes; it then starts 0.3 s sooner.
@@ -55,12 +53,11 @@ class Issuer:
         inputs.
         """
         request, placement = task.request, task.request.placement
-        if self._always_volumes or task.spec.command is None or request.staging:
-            return False
-        if task.bytes_in > _LIGHT_BYTES:
-            return False
+        wants_volumes = request.staging or request.disk_mb or task.bytes_in > _LIGHT_BYTES
         special = placement.volumes or placement.template or placement.runtime_class
-        return not (special or request.disk_mb) and bool(self._session.secret.variable)
+        if self._always_volumes or task.spec.command is None or wants_volumes or special:
+            return False
+        return bool(self._session.secret.variable)
 
     def always_with_volumes(self) -> None:
         """From now on: the API server refuses pods without, as a policy may."""
@@ -69,12 +66,12 @@ class Issuer:
     def _light(self, request: PodRequest) -> PodRequest:
         return replace(request, volumes=False, secret_env=self._session.secret.variable)
 
-    def issue_bundle(self, id: str, tasks: Sequence[Task], *, volumes: bool, linger: float) -> None:
+    def issue_bundle(self, id: str, tasks: Sequence[Task], *, light: bool, linger: float) -> None:
         """Give tasks a pod that they share, which waits `linger` seconds for more.
 
         Raises StorageError.
         """
-        request = tasks[0].request if volumes else self._light(tasks[0].request)
+        request = self._light(tasks[0].request) if light else tasks[0].request
         spec = BundleSpec(
             mail=self.mail(id),
             result_key=self._session.result_key(id, 1),
@@ -109,4 +106,6 @@ class Issuer:
 
     def _keep(self, name: str, text: str) -> str:
         """A specification as a variable's value, which must not be too long."""
-        return text if len(text) <= _LONGEST_SPEC else f"key:{self._session.keep_spec(name, text)}"
+        if len(text) <= LONGEST_VARIABLE:
+            return text
+        return f"key:{self._session.keep_spec(name, text)}"

@@ -7,11 +7,9 @@ from base64 import b64encode
 from collections.abc import Mapping
 from pathlib import Path
 
-from byok8s.worker.spec import CREDENTIALS_FILE, FILES_VARIABLE
+from byok8s.worker.spec import CREDENTIALS_FILE, FILES_VARIABLE, LONGEST_VARIABLE
 
 _ALL = "all"  # the entry with all files
-# An environment string is at most 128 KiB (MAX_ARG_STRLEN, execve(2)); each such pod has a copy
-_LONGEST = 100_000
 
 
 class RunSecret:
@@ -54,7 +52,7 @@ class RunSecret:
     def _packed(self) -> str:
         data = {name: b64encode(content).decode() for name, content in self._files.items()}
         text = json.dumps(data)
-        return text if len(text) <= _LONGEST else ""
+        return text if len(text) <= LONGEST_VARIABLE else ""
 
     def __repr__(self) -> str:
         return f"RunSecret({', '.join(self._files)})"

@@ -228,7 +228,7 @@ class Sharing:
         id = f"bundle-{self._token}-{self._bundles}"
         light, linger = all(map(self._issuer.may_be_light, taken)), 0.0 if self.deaf else 5.0
         try:
-            self._issuer.issue_bundle(id, taken, volumes=not light, linger=linger)
+            self._issuer.issue_bundle(id, taken, light=light, linger=linger)
         except StorageError:
             queue.extendleft(reversed(taken))
             raise
@@ -243,7 +243,7 @@ class Sharing:
         task.is_special, task.uses = light or cpu < task.request.cpu, self._shares.used(task)
         task.made, task.placed, task.early = time.monotonic(), False, early
         key = self._early.ask(task.id, attempt) if early else ""
-        self._issuer.issue(task, attempt, cpu, volumes=not light, early_key=key)
+        self._issuer.issue(task, attempt, cpu, light=light, early_key=key)
         self.attempts[task.id], self.single[task.id] = attempt, task
 
     def _is_short(self, task: Task) -> bool:

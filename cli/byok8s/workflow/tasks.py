@@ -26,7 +26,7 @@ class Task:
     spec: JobSpec
     sharable: bool
     still_there: Callable[[], bool] | None = None  # whether what it made, if it ran already, is
-    bytes_in: int = 0  # of its inputs, where its pod runs no Snakemake
+    bytes_in: int = 0  # of its inputs, where its pod runs no Snakemake and no other image
     troubles: int = 0
     is_special: bool = False  # its pod: asks for less than `request` does, or has no volumes
     uses: float = 0.0  # CPUs of its own pod on average; 0: it is not known to be short
