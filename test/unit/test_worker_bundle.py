@@ -183,6 +183,26 @@ def test_a_signal_ends_the_command_and_the_bundle_and_is_not_the_jobs_failure(
     assert ends(capfdbinary.readouterr().out) == {}
 
 
+def test_one_that_is_ended_while_it_waits_for_more_leaves_nothing_in_the_bucket(
+    bucket: MemoryBucket, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    """As at the end of a run, where nobody would take it away."""
+    jobs = tuple(job(bucket, str(n), f"touch out/{n}") for n in range(30))
+    spec = BundleSpec("mail/", "report", jobs)
+    bundle = worker.Bundle(Transfers(bucket), spec, tmp_path / "work")  # type: ignore[arg-type]
+
+    def stop_when_idle() -> None:
+        while bundle._active or len(bundle._results) < 30:
+            time.sleep(0.01)
+        bundle.stop()
+
+    threading.Thread(target=stop_when_idle).start()
+    assert bundle.run() == 143
+    assert len(ends(capfdbinary.readouterr().out)) == 30
+    assert "report" not in bucket.content()
+    assert json.loads((tmp_path / "termination").read_text()) == {"results": {}}
+
+
 def test_a_store_that_fails_is_told_of_by_the_job(
     bucket: MemoryBucket, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:

@@ -103,9 +103,20 @@ class Bundle:
             with self._changed:
                 self._changed.wait(_POLL_SECONDS)
         self._tell(closing=self._mails)
-        text = json.dumps({"results": self._results})  # which the leader has heard of, as a rule
-        report(self._store, self._spec.result_key, text, json.dumps({"results": {}}))
+        self._report()
         return 143 if self._stopped else 0
+
+    def _report(self) -> None:
+        """Tell of all results again; the leader has heard of them by the log, as a rule.
+
+        One that a signal ends while it waits for more does not: the log can be followed, else it
+        would not wait, and at a run's end nobody would take away what it puts into the bucket.
+        """
+        with self._changed:
+            waits = self._spec.linger > 0 and not (self._active or self._queue)
+        results = {} if self._stopped and waits else self._results
+        least = json.dumps({"results": {}})
+        report(self._store, self._spec.result_key, json.dumps({"results": results}), least)
 
     def stop(self) -> None:
         """End the commands and the bundle; called by a signal's handler."""
