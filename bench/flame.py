@@ -1,11 +1,12 @@
-"""Flame graphs of where a leader's time goes: flame.py WORKLOAD... [--into FOLDER].
+"""Flame graphs of where the time of a leader or a transfer goes: flame.py WHAT... [--into FOLDER].
 
-    .venv/bin/python bench/flame.py one fifty thousand --into docs/profiles
+    .venv/bin/python bench/flame.py one fifty thousand get-5 --into docs/profiles
 
-WORKLOAD is one of workloads.py, which runs on the cluster that byok8s made (--cluster NAME, default
-dev) in a bucket of its own; or `leader-N`, which is bench/leader.py with N independent jobs,
-without a cluster. Writes FOLDER/WORKLOAD.svg, and prints what takes most. Samples are taken from
-outside by py-spy, which uv fetches, and which needs the right to look into other processes.
+WHAT is one of workloads.py, which runs on the cluster that byok8s made (--cluster NAME, default
+dev) in a bucket of its own; or `leader-N`, which is bench/leader.py with N independent jobs; or
+`put-N` or `get-N`, which is a worker's transfer of N GB as in bench/transfer.py, both without a
+cluster. Writes FOLDER/WHAT.svg, and prints what takes most. Samples are taken from outside by
+py-spy, which uv fetches, and which needs the right to look into other processes.
 """
 
 from __future__ import annotations
@@ -33,26 +34,33 @@ HERE = Path(__file__).parent
 PY_SPY = "py-spy==0.4.1"
 RATE = 500  # samples a second
 LEAST = 0.4  # percent of all samples, of a frame that is drawn
+# The thread that holds the interpreter: of one that waits py-spy does not always know that it does
+THREAD = ["--gil"]
+TRANSFER = ["--native"]  # all that do not wait, and what they do outside Python
 _FRAME = re.compile(r"<g><title>([^<]*?) \([\d,]+ samples?, ([\d.]+)%\)</title>.*?</g>", re.DOTALL)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("workloads", nargs="+")
+    parser.add_argument("whats", nargs="+", metavar="WHAT")
     parser.add_argument("--into", type=Path, default=Path("."))
     parser.add_argument("--cluster", default="dev")
     options = parser.parse_args()
     options.into.mkdir(parents=True, exist_ok=True)
-    for name in options.workloads:
+    for name in options.whats:
         target = options.into.resolve() / f"{name}.svg"
         with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
             project = Path(folder, "project")
-            command = (
-                null_run(project, int(name.partition("-")[2]))
-                if name.startswith("leader-")
-                else stack.enter_context(cluster_run(project, name, options.cluster))
-            )
-            record(command, project, target, f"byok8s: {name}")
+            match name.split("-"):
+                case ["leader", jobs]:
+                    command, of = null_run(project, int(jobs)), THREAD
+                case ["put" | "get" as direction, gigabytes]:
+                    turn = transfer(project, direction, float(gigabytes))
+                    command, of = stack.enter_context(turn), TRANSFER
+                case _:
+                    run = cluster_run(project, name, options.cluster)
+                    command, of = stack.enter_context(run), THREAD
+            record(command, project, target, f"byok8s: {name}", of)
         print(f"{target}\n{summary(target)}\n", flush=True)
 
 
@@ -78,14 +86,27 @@ def null_run(project: Path, jobs: int) -> list[str]:
     return [str(HERE / "leader.py"), "--one", given]
 
 
-def record(command: list[str], project: Path, target: Path, title: str) -> None:
-    """Run a Python script to its end, with samples of the thread that holds the interpreter.
+@contextmanager
+def transfer(project: Path, direction: str, gigabytes: float) -> Iterator[list[str]]:
+    """One transfer of bench/transfer.py by byok8s's worker, to or from a server of its own."""
+    import transfer as bench
 
-    Of a thread that waits py-spy does not always know that it does.
-    """
+    project.mkdir()
+    original = project / "original"
+    bench.make_file(original, int(gigabytes * 1e9))
+    with bench.server(project) as bucket:
+        path = original
+        if direction == "get":
+            bench.measure("put", "byok8s", bucket, original)
+            path = project / "copy"
+        yield [str(HERE / "transfer.py"), "--turn", direction, "byok8s", bucket, str(path)]
+
+
+def record(command: list[str], project: Path, target: Path, title: str, of: list[str]) -> None:
+    """Run a Python script to its end, with samples of some of its threads."""
     uv = str(Path(sys.executable).parent / "uv")
     spy = [uv, "tool", "run", "--quiet", "--from", PY_SPY, "py-spy", "record"]
-    how = ["--gil", "--rate", str(RATE), "--format", "flamegraph", "--output", str(target)]
+    how = [*of, "--rate", str(RATE), "--format", "flamegraph", "--output", str(target)]
     done = subprocess.run(
         [*spy, *how, "--", sys.executable, *command],
         check=False,
