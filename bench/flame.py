@@ -32,11 +32,10 @@ from workloads import WORKLOADS
 
 HERE = Path(__file__).parent
 PY_SPY = "py-spy==0.4.1"
-RATE = 500  # samples a second
 LEAST = 0.4  # percent of all samples, of a frame that is drawn
 # The thread that holds the interpreter: of one that waits py-spy does not always know that it does
-THREAD = ["--gil"]
-TRANSFER = ["--native"]  # all that do not wait, and what they do outside Python
+THREAD = ["--gil", "--rate=500"]
+TRANSFER = ["--rate=100"]  # all threads that py-spy takes for busy; more samples would slow it down
 _FRAME = re.compile(r"<g><title>([^<]*?) \([\d,]+ samples?, ([\d.]+)%\)</title>.*?</g>", re.DOTALL)
 
 
@@ -106,7 +105,7 @@ def record(command: list[str], project: Path, target: Path, title: str, of: list
     """Run a Python script to its end, with samples of some of its threads."""
     uv = str(Path(sys.executable).parent / "uv")
     spy = [uv, "tool", "run", "--quiet", "--from", PY_SPY, "py-spy", "record"]
-    how = [*of, "--rate", str(RATE), "--format", "flamegraph", "--output", str(target)]
+    how = [*of, "--format", "flamegraph", "--output", str(target)]
     done = subprocess.run(
         [*spy, *how, "--", sys.executable, *command],
         check=False,
