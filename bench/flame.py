@@ -34,7 +34,7 @@ HERE = Path(__file__).parent
 PY_SPY = "py-spy==0.4.1"
 LEAST = 0.4  # percent of all samples, of a frame that is drawn
 # The thread that holds the interpreter: of one that waits py-spy does not always know that it does
-THREAD = ["--gil", "--rate=500"]
+LEADER = ["--gil", "--rate=500"]
 TRANSFER = ["--rate=100"]  # all threads that py-spy takes for busy; more samples would slow it down
 _FRAME = re.compile(r"<g><title>([^<]*?) \([\d,]+ samples?, ([\d.]+)%\)</title>.*?</g>", re.DOTALL)
 
@@ -52,13 +52,13 @@ def main() -> None:
             project = Path(folder, "project")
             match name.split("-"):
                 case ["leader", jobs]:
-                    command, of = null_run(project, int(jobs)), THREAD
+                    command, of = null_run(project, int(jobs)), LEADER
                 case ["put" | "get" as direction, gigabytes]:
                     turn = transfer(project, direction, float(gigabytes))
                     command, of = stack.enter_context(turn), TRANSFER
                 case _:
                     run = cluster_run(project, name, options.cluster)
-                    command, of = stack.enter_context(run), THREAD
+                    command, of = stack.enter_context(run), LEADER
             record(command, project, target, f"byok8s: {name}", of)
         print(f"{target}\n{summary(target)}\n", flush=True)
 

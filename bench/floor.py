@@ -60,8 +60,17 @@ def dressed_pods(client: KubeClient, namespace: str, image: str, count: int) -> 
     ]
     reference = {"apiVersion": "v1", "kind": "ConfigMap", "name": "floor", "uid": owner["uid"]}
     env = {"BUCKET": "x" * 160, "JOB": "x" * 900}
-    asked = PodRequest("job", image, ("true",), env=env, rule="small", cpu=0.1, memory_mb=256)
-    asked = replace(asked, volumes=False, secret_env={"FILES": "x"})
+    asked = PodRequest(
+        "job",
+        image,
+        ("true",),
+        env=env,
+        secret_env={"FILES": "x"},
+        rule="small",
+        cpu=0.1,
+        memory_mb=256,
+        volumes=False,
+    )
     pods = [
         manifest(
             RunIdentity("floor", "bench"),

@@ -196,7 +196,7 @@ def test_one_that_is_ended_while_it_waits_for_more_leaves_nothing_in_the_bucket(
             time.sleep(0.01)
         bundle.stop()
 
-    threading.Thread(target=stop_when_idle).start()
+    threading.Thread(target=stop_when_idle, daemon=True).start()
     assert bundle.run() == 143
     assert len(ends(capfdbinary.readouterr().out)) == 30
     assert "report" not in bucket.content()

@@ -114,9 +114,9 @@ class Bundle:
         """
         with self._changed:
             waits = self._spec.linger > 0 and not (self._active or self._queue)
-        results = {} if self._stopped and waits else self._results
         least = json.dumps({"results": {}})
-        report(self._store, self._spec.result_key, json.dumps({"results": results}), least)
+        text = least if self._stopped and waits else json.dumps({"results": self._results})
+        report(self._store, self._spec.result_key, text, least)
 
     def stop(self) -> None:
         """End the commands and the bundle; called by a signal's handler."""
