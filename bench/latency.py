@@ -33,8 +33,8 @@ import official
 from byok8s.cluster import ClusterInfo, find_by_context
 from byok8s.progress import reporter
 from byok8s.storage.objects import Objects
+from byok8s.worker.names import FACTS_VARIABLE, S3_VARIABLE, STORED_VARIABLE
 from byok8s.worker.s3 import open_store
-from byok8s.worker.spec import FACTS_VARIABLE, S3_VARIABLE, STORED_VARIABLE
 from byok8s.workflow.storage import Lead
 from support.project import client_of, own_bucket
 from support.s3proxy import Fault, S3Proxy

@@ -10,7 +10,8 @@ import time
 from typing import Any
 
 from byok8s.batch import PodRequest, Update
-from byok8s.worker.spec import JOB_VARIABLE, JobSpec, Result
+from byok8s.worker.names import JOB_VARIABLE
+from byok8s.worker.spec import JobSpec, Result
 
 
 class NullBatch:

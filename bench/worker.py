@@ -9,14 +9,12 @@ are there. Times in hundredths of a second, as Linux keeps them.
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import os
 import secrets
 import statistics
 import subprocess
 import sys
-import tarfile
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,8 +23,10 @@ from pathlib import Path
 from typing import Any
 
 from byok8s.cluster import S3Server, find_by_context
+from byok8s.worker.archive import packed
+from byok8s.worker.names import JOB_VARIABLE, S3_VARIABLE
 from byok8s.worker.s3 import open_bucket
-from byok8s.worker.spec import JOB_VARIABLE, S3_VARIABLE, Bucket, Command, File, JobSpec
+from byok8s.worker.spec import Bucket, Command, File, JobSpec
 
 _BUCKET = "byok8s"
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -130,13 +130,10 @@ def on_this_machine(server: S3Server, store: Any, name: str, jobs: int) -> list[
 
 
 def _archive() -> bytes:
-    written = io.BytesIO()
-    with tarfile.open(fileobj=written, mode="w:gz") as archive:
-        data = SNAKEFILE.encode()
-        entry = tarfile.TarInfo("Snakefile")
-        entry.size = len(data)
-        archive.addfile(entry, io.BytesIO(data))
-    return written.getvalue()
+    with tempfile.NamedTemporaryFile("w") as file:
+        file.write(SNAKEFILE)
+        file.flush()
+        return packed({"Snakefile": Path(file.name)})
 
 
 def age(store: Any, key: str) -> float:

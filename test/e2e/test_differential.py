@@ -1,9 +1,10 @@
-"""The same rules run in three ways, which must not differ in anything that lasts.
+"""The same rules run in four ways, which must not differ in anything that lasts.
 
-The ways: as byok8s runs it by default, with the formatted commands sent to the pods; with Snakemake
-in each pod; and with Snakemake alone, which runs the jobs on this machine. differential/Snakefile
-has a rule for each thing that the pods do without Snakemake; differential/others has a shell of its
-own, and what Snakemake runs anyway. The runs are made once, for all tests.
+The ways: as byok8s runs it by default, with the formatted commands sent to the pods; so, with a pod
+for each job; with Snakemake in each pod; and with Snakemake alone, which runs the jobs on this
+machine. differential/Snakefile has a rule for each thing that the pods do without Snakemake;
+differential/others has a shell of its own, and what Snakemake runs anyway. The runs are made once,
+for all tests.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ CHANGES: tuple[Change, ...] = (
 
 @pytest.fixture(scope="module")
 def ways(tmp_path_factory: pytest.TempPathFactory, s3: Any, cluster: Any) -> Iterator[Any]:
-    """All three, by name."""
+    """All of them, by name."""
     folder = tmp_path_factory.mktemp("differential")
     with differential(folder, s3, cluster.context, GIVEN, CHANGES) as made:
         yield made
@@ -97,9 +98,9 @@ def test_the_same_runs_again(ways: dict[str, Way]) -> None:
 
 def test_the_same_failures(ways: dict[str, Way]) -> None:
     assert same(ways, lambda way: way.done.code) == 1
-    default, in_pods, alone = each(ways, Way.failures)
+    default, apart, in_pods, alone = each(ways, Way.failures)
     rules = {rule for rule in rules_of(SNAKEFILE) if rule.startswith("fails_")} | {"retried"}
-    assert set(default) == set(in_pods) == rules
+    assert set(default) == set(apart) == set(in_pods) == rules
     codes = {
         "fails_with_exit": 7,
         "fails_in_pipe": 5,
@@ -109,9 +110,13 @@ def test_the_same_failures(ways: dict[str, Way]) -> None:
     }
     for rule, code in codes.items():
         said = f"the command exited with code {code}"
-        assert default[rule] == in_pods[rule] == said
+        assert default[rule] == apart[rule] == in_pods[rule] == said
         assert alone[rule] == f"{said} (on this machine)"
-    for way in (ways["default"], ways["in-pods"]):  # the rule's own log goes before the output
+    for way in (
+        ways["default"],
+        ways["apart"],
+        ways["in-pods"],
+    ):  # the rule's own log goes before the output
         assert re.search(r"Failed: fails_with_exit: .*\n.*\n    last words\n  the", way.done.out)
     assert default["fails_missing"] == "the command did not make default/failed/missing.txt"
     assert "failed/empty.txt empty" in default["fails_empty"]
@@ -176,8 +181,8 @@ def test_others_run_again_for_the_same_reasons(others: dict[str, Way]) -> None:
 
 def test_others_fail_the_same(others: dict[str, Way]) -> None:
     assert same(others, lambda way: way.done.code) == 1
-    default, in_pods, alone = each(others, Way.failures)
-    assert default == in_pods
+    default, apart, in_pods, alone = each(others, Way.failures)
+    assert default == apart == in_pods
     assert default["fails_in_function"] == "the command exited with code 6"
     assert default["fails_after_it+fails_in_group"] == "the command exited with code 9"
     assert alone["fails_in_group"] == "the command exited with code 9 (on this machine)"

@@ -19,7 +19,7 @@ from support.project import BYOK8S, Project, clean_environment, kubectl, objects
 COUNT = """
 import os, sys, uuid
 from byok8s.worker.s3 import open_store
-from byok8s.worker.spec import CREDENTIALS_FILE
+from byok8s.worker.names import CREDENTIALS_FILE
 endpoint, region = os.environ["AWS_ENDPOINT_URL_S3"], os.environ["AWS_REGION"]
 store = open_store(sys.argv[1], endpoint, region, CREDENTIALS_FILE)
 store.put(f"count/{sys.argv[2]}/{uuid.uuid4()}", b"1")

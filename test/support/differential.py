@@ -1,4 +1,4 @@
-"""The same rules run in three ways, and what each of them leaves behind."""
+"""The same rules run in four ways, and what each of them leaves behind."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 from support.project import Done, Project, bucket_keys, own_bucket
 
-WAYS = ("default", "in-pods", "snakemake")  # also the prefixes in the bucket
+WAYS = ("default", "apart", "in-pods", "snakemake")  # also the prefixes in the bucket
 Change = tuple[str, str, str]  # a file, and what stands in the place of what in it
 
 
@@ -34,7 +34,8 @@ class Way:
 
 @dataclass
 class Differential:
-    """A workflow that is run by default, with Snakemake in each pod, and by Snakemake alone.
+    """A workflow that is run by default, with a pod for each job, with Snakemake in each pod, and
+    by Snakemake alone.
 
     `given` are files here.
     """
@@ -66,6 +67,7 @@ class Differential:
             "WITHOUT_SNAKEMAKE": "0" if name == "in-pods" else "1",
         }
         where = ("--local",) if name == "snakemake" else (f"--context={project.context}",)
+        options += ("--no-bundle",) if name == "apart" else ()
         bucket = f"{project.bucket}/{name}"
         return project.byok8s("flow", "params", "-b", bucket, *where, *options, **env)
 
@@ -120,7 +122,7 @@ def differential(
     given: Mapping[str, str],
     changes: Sequence[Change],
 ) -> Iterator[dict[str, Way]]:
-    """All three ways, by name, in a bucket of their own."""
+    """All ways, by name, in a bucket of their own."""
     with own_bucket(s3, f"test-{uuid.uuid4().hex[:12]}") as bucket:
         project = Project(folder, bucket, s3, context)
         yield Differential(project, given, changes).ways()
@@ -132,9 +134,9 @@ def each(ways: dict[str, Way], of: Callable[[Way], Any]) -> list[Any]:
 
 def same(ways: dict[str, Way], of: Callable[[Way], Any]) -> Any:
     """What all ways have in common; fails where they differ."""
-    first, second, third = each(ways, of)
-    assert second == first, _apart(second, first)
-    assert third == first, _apart(third, first)
+    first, *others = each(ways, of)
+    for other in others:
+        assert other == first, _apart(other, first)
     return first
 
 

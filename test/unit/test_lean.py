@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 from byok8s.exceptions import SettingsError
-from byok8s.worker.spec import WORKDIR, Command
+from byok8s.worker.names import WORKDIR
+from byok8s.worker.spec import Command
 from byok8s.workflow import api, outputs
 from byok8s.workflow.containers import check_containers
 from byok8s.workflow.lead import Lead, current, lead

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 from byok8s.settings import S3Location, S3Options, S3Settings
-from byok8s.worker.spec import CREDENTIALS_FILE, FILES_VARIABLE, S3_VARIABLE, Bucket
+from byok8s.worker.names import CREDENTIALS_FILE, FILES_VARIABLE, S3_VARIABLE
+from byok8s.worker.spec import Bucket
 from byok8s.workflow import session as module
 from byok8s.workflow.secret import RunSecret
 from byok8s.workflow.session import Session

@@ -15,16 +15,9 @@ from typing import Any
 import pytest
 from byok8s.worker import __main__ as worker
 from byok8s.worker import job as around
-from byok8s.worker import process
-from byok8s.worker.spec import (
-    FILES_VARIABLE,
-    S3_VARIABLE,
-    STAGING_FAILED,
-    TERMINATION_LIMIT,
-    Bucket,
-    JobSpec,
-    Result,
-)
+from byok8s.worker import plain, process
+from byok8s.worker.names import FILES_VARIABLE, S3_VARIABLE, TERMINATION_LIMIT
+from byok8s.worker.spec import STAGING_FAILED, Bucket, JobSpec, Result
 from byok8s.workflow import sources
 from byok8s.workflow.storage import _workflow_errors
 from obstore.exceptions import GenericError
@@ -127,7 +120,7 @@ def test_small_sources_come_with_the_runs_secret(
 def test_files_that_come_as_a_variable_are_written_for_this_user_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(around, "SECRET_FOLDER", str(tmp_path))
+    monkeypatch.setattr(plain, "SECRET_FOLDER", str(tmp_path))
     files = {"credentials": b"keys", "sources": b"\0\xff"}
     told = {name: b64encode(data).decode() for name, data in files.items()}
     monkeypatch.setenv(FILES_VARIABLE, json.dumps(told))
@@ -143,9 +136,9 @@ def test_an_image_without_the_folders_is_told(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, lacks: str
 ) -> None:
     folder = tmp_path / "absent" if lacks == "secret" else tmp_path
-    monkeypatch.setattr(around, "SECRET_FOLDER", str(folder))
+    monkeypatch.setattr(plain, "SECRET_FOLDER", str(folder))
     if lacks == "work":  # for root there is no folder that cannot be written
-        monkeypatch.setattr(around.os, "access", lambda path, mode: False)
+        monkeypatch.setattr(plain.os, "access", lambda path, mode: False)
     monkeypatch.setenv(FILES_VARIABLE, '{"credentials": ""}')
     assert worker.main() == STAGING_FAILED
     result = Result.loads((tmp_path / "termination").read_text())

@@ -334,20 +334,20 @@ class BatchSystem:
             return []
         if not self._lease.uid:
             return []
-        # The ConfigMap goes first: the cluster then removes the rest even if we are killed here
+        query = {"labelSelector": self._run.selector}
+        if idle:  # else the cluster's garbage collector deletes each of them, too, at the same time
+            with contextlib.suppress(Byok8sError):
+                self._delete_now(query, 0, until)
+        # Then the ConfigMap: the cluster removes what is left even if we are killed here
         remaining = self._record.delete(keep_config_map=keep_record, patience=deadline / 4)
-        remaining += self._delete_all(until, idle)
+        remaining += self._delete_all(query, until, idle)
         self._watch.stop()
         return remaining
 
-    def _delete_all(self, until: float, idle: bool) -> list[str]:
+    def _delete_all(self, query: dict[str, str], until: float, idle: bool) -> list[str]:
         """Delete every pod of the run; returns those that are left at `until`."""
         left = ["pods of the run (the API server could not be asked)"]
         asked: set[str] = set()
-        query = {"labelSelector": self._run.selector}
-        if idle:  # a list of many would take as long as their deletion
-            with contextlib.suppress(Byok8sError):
-                self._delete_now(query, 0, until)
         while True:
             with contextlib.suppress(Byok8sError):
                 found = list_all(self._client, self._pods, query, **_within(until))

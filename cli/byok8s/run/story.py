@@ -20,7 +20,7 @@ from byok8s.run.leading import Leading, run_name, user_name
 from byok8s.run.preflight import Ready, preflight
 from byok8s.settings import RunSettings
 from byok8s.storage.bucket import describe
-from byok8s.worker.spec import S3_VARIABLE
+from byok8s.worker.names import S3_VARIABLE
 
 if TYPE_CHECKING:
     from byok8s.workflow.api import Plan

@@ -8,6 +8,7 @@ import gc
 
 gc.disable()  # looking for garbage while all is imported takes a twentieth of a small job's CPU
 
+import contextlib
 import json
 import os
 import signal
@@ -33,24 +34,30 @@ from byok8s.worker.job import (
     unpack_sources,
     write_files,
 )
-from byok8s.worker.process import Ran, command_exit, end, execute, leave
-from byok8s.worker.s3 import TransferError
-from byok8s.worker.spec import (
-    AWAY,
-    BUNDLE_VARIABLE,
-    FACTS_VARIABLE,
-    GLOBS_VARIABLE,
-    STORED_VARIABLE,
-    Command,
-    JobSpec,
-    Result,
+from byok8s.worker.names import BUNDLE_VARIABLE, FACTS_VARIABLE, GLOBS_VARIABLE, STORED_VARIABLE
+from byok8s.worker.plain import Done
+from byok8s.worker.process import (
+    TAIL_LINES,
+    Ran,
+    command_exit,
+    end,
+    execute,
+    leave,
+    oom_kills,
 )
+from byok8s.worker.s3 import TransferError
+from byok8s.worker.spec import AWAY, Command, JobSpec, Result
 
 gc.enable()
 
+_LONGEST_TAIL = 100_000  # bytes
 
-def main() -> int:
-    """Do what the environment asks for; return the pod's exit code."""
+
+def main(done: Done | None = None) -> int:
+    """Do what the environment asks for; return the pod's exit code.
+
+    `done`: how the job's command went, which has run already.
+    """
     try:
         write_files()
     except OSError as error:
@@ -64,14 +71,15 @@ def main() -> int:
         spec = load_job(store)
     except TransferError as error:
         return give_up(UNREADABLE, error)
-    result = unpack_sources(store, spec)
+    run_command = _run_command if done is None else lambda *_: _ran(done)
+    result = None if done else unpack_sources(store, spec)
     if result is None:
         command = spec.command
         with log_kept_meanwhile(store, spec, LOG):
             result = (
                 run_snakemake(spec)
                 if command is None
-                else lean.run(spec, command, Path(), transfers, _run_command)
+                else lean.run(spec, command, Path(), transfers, run_command)
             )
     conclude(store, spec, result)
     return result.exit_code
@@ -111,6 +119,28 @@ def _run_command(command: Command, folder: Path) -> Ran:
     variables = lean.environment(command, SCRATCH)
     benchmark = folder / command.benchmark.path if command.benchmark else None
     return _execute(lean.shell_arguments(command, folder), folder, variables, benchmark)
+
+
+def _ran(done: Done) -> Ran:
+    with open(LOG, "rb") as log:
+        log.seek(max(0, LOG.stat().st_size - _LONGEST_TAIL))
+        tail = b"\n".join(log.read().splitlines()[-2 * TAIL_LINES :])
+    return Ran(
+        done.exit_code,
+        tail.decode(errors="replace"),
+        seconds=done.seconds,
+        cpu_seconds=done.cpu_seconds,
+        peak_memory=done.peak_memory,
+        out_of_memory=oom_kills() > 0,
+    )
+
+
+def keep_log_meanwhile() -> contextlib.ExitStack:
+    """Keep the log of the pod's one job in the bucket from now on, until this is closed."""
+    store, _ = open_pod()
+    keeper = contextlib.ExitStack()
+    keeper.enter_context(log_kept_meanwhile(store, load_job(store), LOG))
+    return keeper
 
 
 def _execute(

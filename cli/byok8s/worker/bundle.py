@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from byok8s.worker import lean
+from byok8s.worker.archive import unpack
 from byok8s.worker.job import (
     SCRATCH,
     fetch_sources,
@@ -28,7 +29,6 @@ from byok8s.worker.job import (
     not_begun,
     report,
     shorten,
-    unpack,
 )
 from byok8s.worker.process import Ran, end, execute
 from byok8s.worker.s3 import TransferError

@@ -4,36 +4,32 @@ from __future__ import annotations
 
 import binascii
 import contextlib
-import errno
 import hashlib
-import io
 import json
 import os
 import re
-import tarfile
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from byok8s.worker.process import TAIL_LINES, Ran
-from byok8s.worker.s3 import StorageAway, TransferError, open_bucket, outlast, sentences
-from byok8s.worker.spec import (
+from byok8s.worker import plain
+from byok8s.worker.archive import unpack
+from byok8s.worker.names import (
     CA_FILE,
     CREDENTIALS_FILE,
     FILES_VARIABLE,
     JOB_VARIABLE,
     S3_VARIABLE,
-    SECRET_FOLDER,
+    SCRATCH_FOLDER,
     SOURCES_FILE,
-    STAGING_FAILED,
     TERMINATION_LIMIT,
     TERMINATION_LOG,
-    Bucket,
-    JobSpec,
-    Result,
 )
+from byok8s.worker.process import TAIL_LINES, Ran
+from byok8s.worker.s3 import StorageAway, TransferError, open_bucket, outlast, sentences
+from byok8s.worker.spec import STAGING_FAILED, Bucket, JobSpec, Result
 from byok8s.worker.transfer import Transfers
 
 # What Snakemake says around a failed command, which the leader says better
@@ -46,8 +42,8 @@ UNREADABLE = "What the pod is to do could not be read from the bucket"
 NO_FOLDERS = (
     "The worker's image has not the folders that it needs; build it as docs/worker-image.md says"
 )
-SCRATCH = Path("/tmp")  # noqa: S108 (the pod's own)
-LOG = SCRATCH / "byok8s.log"  # of a pod's one job
+SCRATCH = Path(SCRATCH_FOLDER)
+LOG = Path(plain.LOG)
 _TAIL_BYTES = 2000
 REPORT_SECONDS = 60.0  # how long a long report is kept for a store that is away
 EARLY_SECONDS = 3.0  # how long a pod lives on to put its report into the bucket
@@ -55,20 +51,10 @@ LOG_SECONDS = 30.0  # between uploads of the log while a job runs; a shorter job
 
 
 def write_files() -> None:
-    """Write the Secret's files where they came as a variable, which no child is to have.
-
-    Raises OSError, also where the image's working folder is not ours to use.
-    """
-    text = os.environ.pop(FILES_VARIABLE, "")
-    if not text:  # they are mounted, as is the working folder
-        return
-    if not os.access(os.curdir, os.W_OK):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), os.getcwd())
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-    for name, content in json.loads(text).items():
-        # readable by this user alone, as nobody else reads a mounted Secret
-        with open(os.open(f"{SECRET_FOLDER}/{name}", flags, 0o400), "wb") as file:
-            file.write(binascii.a2b_base64(content))
+    """Write the Secret's files where they came as a variable; raises OSError."""
+    if text := os.environ.get(FILES_VARIABLE):  # else they are mounted, as is the working folder
+        packed = json.loads(text).items()
+        plain.write_files({name: binascii.a2b_base64(content) for name, content in packed})
 
 
 def open_pod() -> tuple[Any, Transfers]:
@@ -166,15 +152,6 @@ def fetch_sources(store: Any, key: str, sha256: str) -> bytes:
 def _read(store: Any, key: str) -> bytes:
     with sentences("read", store.config["bucket"], key):
         return bytes(store.get(key).bytes())
-
-
-def unpack(archive: bytes, root: Path, workdir: str) -> None:
-    """Unpack the sources into `root`, and make sure of the working directory below it."""
-    with tarfile.open(fileobj=io.BytesIO(archive)) as archived:
-        # The archive is the leader's own; Python before 3.11.4 has no filters
-        safe = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
-        archived.extractall(root, **safe)  # type: ignore[arg-type]  # noqa: S202
-    (root / workdir).mkdir(parents=True, exist_ok=True)
 
 
 def keep_log(store: Any, spec: JobSpec, log: Path, *, failed: bool) -> str:

@@ -5,17 +5,23 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+from byok8s.worker import shell
 from byok8s.worker.job import result_of, rule_log_tail
 from byok8s.worker.process import Ran, say
 from byok8s.worker.s3 import StorageAway, TransferError, outlast
-from byok8s.worker.spec import STAGING_FAILED, WORKDIR, Command, File, JobSpec, Result
+from byok8s.worker.spec import (
+    STAGING_FAILED,
+    Command,
+    File,
+    JobSpec,
+    Result,
+)
 from byok8s.worker.transfer import Transfers, in_parallel
 
 T = TypeVar("T")
@@ -37,19 +43,6 @@ class Keeping(NamedTuple):
 
 class OutputError(Exception):
     """The command succeeded and its outputs are not what the rule says; the text is a sentence."""
-
-
-# What Snakemake's shell() sets for libraries that would otherwise take every core of the node
-_THREAD_VARIABLES = (
-    "OMP_NUM_THREADS",
-    "GOTO_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-)
-STRICT = "set -euo pipefail;  "
-_FOLDER_VARIABLES = ("TMPDIR", "TMP", "TEMPDIR", "TEMP")
 
 
 def run(
@@ -107,7 +100,7 @@ def prepare(command: Command, folder: Path, transfers: Transfers) -> int:
             (folder / command.tmpdir).mkdir(parents=True, exist_ok=True)
     for path, text in command.texts:
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).write_text(in_folder(text, folder))
+        (folder / path).write_text(shell.in_folder(text, str(folder.absolute())))
     return received
 
 
@@ -117,22 +110,14 @@ def _made(command: Command) -> tuple[File, ...]:
 
 
 def shell_arguments(command: Command, folder: Path) -> list[str]:
-    """The command as Snakemake's shell() runs it: by the shell's whole path, which is what it calls
-    itself in its messages.
-    """
-    text = f"{STRICT}{command.text}" if command.strict else command.text
-    return [shutil.which(command.shell) or command.shell, "-c", in_folder(text, folder)]
-
-
-def in_folder(text: str, folder: Path) -> str:
-    """A text of the leader's with this working directory."""
-    return text.replace(WORKDIR, str(folder.absolute()))
+    """What runs the command in a folder."""
+    where, strict = str(folder.absolute()), command.strict
+    return shell.arguments(command.shell, command.text, where, strict=strict)
 
 
 def environment(command: Command, scratch: Path) -> dict[str, str]:
     """What a command finds in its environment beside the pod's own."""
-    threads = dict.fromkeys(_THREAD_VARIABLES, str(command.threads))
-    return threads | dict.fromkeys(_FOLDER_VARIABLES, command.tmpdir or str(scratch))
+    return shell.variables(command.threads, command.tmpdir or str(scratch))
 
 
 def finish(command: Command, folder: Path, keeping: Keeping, *, failed: bool) -> Stored:

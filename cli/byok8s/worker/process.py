@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NamedTuple, NoReturn
 
-from byok8s.worker.spec import ENVIRONMENT_FILE, OUR_VARIABLES
+from byok8s.worker.names import ENVIRONMENT_FILE, OUR_VARIABLES
 
 if TYPE_CHECKING:
     from byok8s.worker.benchmark import Benchmark

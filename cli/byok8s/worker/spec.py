@@ -7,26 +7,9 @@ from typing import Any
 
 from byok8s.worker.record import Record
 
-JOB_VARIABLE = "BYOK8S_JOB"
-S3_VARIABLE = "BYOK8S_S3"
-FACTS_VARIABLE = "BYOK8S_FACTS"  # file with what the leader knows of the job's files (JSON)
-GLOBS_VARIABLE = "BYOK8S_GLOBS"  # file with what the leader's glob_wildcards found lately (JSON)
-STORED_VARIABLE = "BYOK8S_STORED"  # file to which the storage provider adds a line per transfer
 AWAY = ".away"  # with it added, the file in which it says that the store does not answer
-BUNDLE_VARIABLE = "BYOK8S_BUNDLE"
-FILES_VARIABLE = "BYOK8S_FILES"  # what is mounted at SECRET_FOLDER else: JSON, base64 by name
 # Characters of a variable's value, which execve(2) limits to 128 KiB (MAX_ARG_STRLEN)
 LONGEST_VARIABLE = 100_000
-OUR_VARIABLES = (JOB_VARIABLE, BUNDLE_VARIABLE)  # no business of the user's command
-SECRET_FOLDER = "/var/run/byok8s"  # noqa: S105 (a path, not a secret)
-CREDENTIALS_FILE = f"{SECRET_FOLDER}/credentials"  # AWS INI format, profile "default"
-CA_FILE = f"{SECRET_FOLDER}/ca.pem"  # certificates to trust beside the system's
-WORKDIR = f"{SECRET_FOLDER}/workdir"  # stands in a command for its working directory in the pod
-ENVIRONMENT_FILE = f"{SECRET_FOLDER}/environment"  # JSON object: the Snakefile's `envvars:`
-SOURCES_FILE = f"{SECRET_FOLDER}/sources"  # the archive of the sources, where that is small
-TERMINATION_LOG = "/dev/termination-log"
-# https://kubernetes.io/docs/tasks/debug/debug-application/determine-reason-pod-failure/
-TERMINATION_LIMIT = 4096  # bytes, for all containers of a pod; more is cut by the kubelet
 
 STAGING_FAILED = 113  # exit code: byok8s could not prepare or report the job
 

@@ -151,6 +151,7 @@ def script(
 ) -> str:
     """What the job's shell runs: the command, as Snakemake runs it in a container."""
     from byok8s.worker import lean
+    from byok8s.worker.shell import in_folder
 
     exports = [
         f"export {name}={shlex.quote(value)}"
@@ -164,7 +165,7 @@ def script(
         made=shlex.join(file.path for file in (*command.outputs, *command.logs)),
         shell=shlex.quote(os.path.basename(command.shell)),
         text=shlex.quote(lean.shell_arguments(command, workdir)[-1]),
-        sh=shlex.quote(_SH * command.strict + lean.in_folder(command.text, workdir)),
+        sh=shlex.quote(_SH * command.strict + in_folder(command.text, str(workdir))),
     )
 
 

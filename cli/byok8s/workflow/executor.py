@@ -217,7 +217,7 @@ class Executor(RealExecutor):
             rule=name.rule,
             job=str(name),
             image=session.image,
-            command=("python3", "-P", "-m", "byok8s.worker"),
+            command=("python3", "-P", "-c", "from byok8s.worker.plain import main; main()"),
             env=session.pod_env,
             cpu=CPU_PER_THREAD * max(1, job.threads),
             memory_mb=memory or DEFAULT_MEMORY_MB,

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from byok8s.worker.spec import GLOBS_VARIABLE
+from byok8s.worker.names import GLOBS_VARIABLE
 
 RECORD = Path(".snakemake/byok8s/globs.json")
 

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from byok8s.batch.pods import ATTEMPT, FINGERPRINT, NOTE, variable
 from byok8s.batch.strays import is_bundle, is_good, job_of
-from byok8s.worker.spec import BUNDLE_VARIABLE, BundleJob, BundleSpec, Result, read_news
+from byok8s.worker.names import BUNDLE_VARIABLE
+from byok8s.worker.spec import BundleJob, BundleSpec, Result, read_news
 from byok8s.workflow.tasks import Task, read_report
 
 if TYPE_CHECKING:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from byok8s.worker.spec import BUNDLE_VARIABLE, JOB_VARIABLE, LONGEST_VARIABLE, BundleSpec
+from byok8s.worker.names import BUNDLE_VARIABLE, JOB_VARIABLE
+from byok8s.worker.spec import LONGEST_VARIABLE, BundleSpec
 from byok8s.workflow.tasks import BundlePod, Task
 
 if TYPE_CHECKING:

@@ -15,7 +15,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from byok8s.worker.spec import WORKDIR, Command
+from byok8s.worker.names import WORKDIR
+from byok8s.worker.spec import Command
 from byok8s.workflow.scripts import NeedsSnakemake
 
 _COPIES = ".snakemake/byok8s-sources"  # below the working directory

@@ -7,7 +7,8 @@ from base64 import b64encode
 from collections.abc import Mapping
 from pathlib import Path
 
-from byok8s.worker.spec import CREDENTIALS_FILE, FILES_VARIABLE, LONGEST_VARIABLE
+from byok8s.worker.names import CREDENTIALS_FILE, FILES_VARIABLE
+from byok8s.worker.spec import LONGEST_VARIABLE
 
 _ALL = "all"  # the entry with all files
 

@@ -18,18 +18,16 @@ from byok8s.progress import file_size, some_of
 from byok8s.settings import S3Settings
 from byok8s.storage.bucket import describe
 from byok8s.storage.inventory import OURS
-from byok8s.worker.s3 import outlast
-from byok8s.worker.spec import (
+from byok8s.worker.names import (
     CA_FILE,
     CREDENTIALS_FILE,
     ENVIRONMENT_FILE,
     S3_VARIABLE,
     SECRET_FOLDER,
     SOURCES_FILE,
-    Bucket,
-    File,
-    Result,
 )
+from byok8s.worker.s3 import outlast
+from byok8s.worker.spec import Bucket, File, Result
 from byok8s.worker.transfer import ObjectMeta
 from byok8s.workflow import companions, sources
 from byok8s.workflow.durations import Durations

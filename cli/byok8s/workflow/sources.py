@@ -9,15 +9,14 @@ what the workflow itself makes belongs here, nor its inputs: these travel by the
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import subprocess
-import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from byok8s.worker.archive import packed
 from byok8s.workflow import globbing
 
 # Larger files are inputs, not sources; the second limit keeps a folder of many from every pod.
@@ -28,7 +27,7 @@ MAX_TOTAL = 50_000_000  # bytes
 
 @dataclass(frozen=True)
 class SourceArchive:
-    """A gzip-compressed tar, equal for equal sources."""
+    """As `worker/archive.py` has it, equal for equal sources."""
 
     data: bytes
     sha256: str
@@ -49,34 +48,13 @@ def pack(required: Iterable[Path], optional: Iterable[Path], workdir: Path) -> S
         chosen[path] = None
         total += size
     root = Path(os.path.commonpath([workdir, *(path.parent for path in chosen)]))
-    data = _tar(list(chosen), root)
+    data = packed({str(path.relative_to(root)): path for path in chosen})
     return SourceArchive(
         data=data,
         sha256=hashlib.sha256(data).hexdigest(),
         workdir=str(workdir.relative_to(root)),
         skipped=tuple(skipped),
     )
-
-
-def _tar(paths: list[Path], root: Path) -> bytes:
-    """A tar whose bytes depend on names, contents and the executable bit alone."""
-    import gzip
-
-    def plain(info: tarfile.TarInfo) -> tarfile.TarInfo:
-        info.uid = info.gid = 0
-        info.uname = info.gname = ""
-        info.mtime = 0
-        info.mode = 0o755 if info.mode & 0o100 else 0o644
-        return info
-
-    raw = io.BytesIO()
-    with (
-        gzip.GzipFile(fileobj=raw, mode="wb", mtime=0, compresslevel=6) as packed,
-        tarfile.open(fileobj=packed, mode="w", dereference=True) as archive,
-    ):
-        for path in sorted(paths):
-            archive.add(path, str(path.relative_to(root)), filter=plain)
-    return raw.getvalue()
 
 
 def required_files(workflow: Any, configfile: Path, workdir: Path) -> Iterator[Path]:

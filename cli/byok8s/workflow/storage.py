@@ -37,8 +37,9 @@ from snakemake_interface_storage_plugins.storage_provider import (
 from byok8s.exceptions import StorageError
 from byok8s.storage.inventory import Entry, Inventory
 from byok8s.worker.checksum import is_plain
+from byok8s.worker.names import FACTS_VARIABLE, S3_VARIABLE, STORED_VARIABLE
 from byok8s.worker.s3 import StorageAway, TransferError
-from byok8s.worker.spec import AWAY, FACTS_VARIABLE, S3_VARIABLE, STORED_VARIABLE
+from byok8s.worker.spec import AWAY
 from byok8s.worker.transfer import MARKER, ObjectMeta
 from byok8s.workflow.ensured import check_files
 from byok8s.workflow.lead import QUERY, Lead, current, lead

@@ -11,8 +11,9 @@ from snakemake_interface_storage_plugins.settings import StorageProviderSettings
 
 from byok8s.settings import S3Options
 from byok8s.storage.objects import Objects
+from byok8s.worker.names import S3_VARIABLE
 from byok8s.worker.s3 import open_bucket, open_store
-from byok8s.worker.spec import S3_VARIABLE, Bucket
+from byok8s.worker.spec import Bucket
 
 
 @dataclass

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 from byok8s.cluster import S3Server
+from byok8s.worker.names import S3_VARIABLE
 from byok8s.worker.s3 import open_bucket, open_store
-from byok8s.worker.spec import S3_VARIABLE, Bucket
+from byok8s.worker.spec import Bucket
 from byok8s.worker.transfer import PART, Transfers
 from byok8s.workflow.storage import StorageProvider, StorageProviderSettings
 from snakemake_interface_common.exceptions import WorkflowError

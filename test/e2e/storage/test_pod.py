@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from byok8s.worker import lean
-from byok8s.worker.spec import FACTS_VARIABLE, S3_VARIABLE, STORED_VARIABLE, Command, File
+from byok8s.worker.names import FACTS_VARIABLE, S3_VARIABLE, STORED_VARIABLE
+from byok8s.worker.spec import Command, File
 from byok8s.worker.transfer import Transfers
 from byok8s.workflow.storage import StorageProvider
 from support.objects import obj
