@@ -221,6 +221,28 @@ def test_requests_of_pods_with_one_job_each(project: Project, cluster: Any) -> N
     assert not [key for key in keys if "/ended/" in key]
 
 
+PLAIN = """
+rule all:
+    input: expand("out/{n}.txt", n=range(3))
+rule one:
+    output: "out/{n}.txt"
+    shell: "echo {wildcards.n} > {output}"
+"""
+
+
+def test_pods_with_jobs_of_the_plainest_kind_do_without_obstore(
+    project: Project, cluster: Any
+) -> None:
+    project.write({"Snakefile": PLAIN})
+    with counted(project, cluster.s3) as proxy:
+        done = project.run("--no-bundle", "--s3-endpoint-url", proxy.endpoint_url)
+        asked = list(zip(proxy.requests, proxy.headers, strict=True))
+    assert done.code == 0, done.text
+    assert [project.get(f"out/{n}.txt") for n in range(3)] == ["0\n", "1\n", "2\n"]
+    puts = [headers for (kind, key), headers in asked if kind == "PUT" and key[:4] == "out/"]
+    assert [headers.get("user-agent") for headers in puts] == [None] * 3
+
+
 def _what(kind: str, key: str) -> str:
     """A request without what tells it from others of its kind."""
     return f"{kind} {re.sub(r'[0-9a-f]{8,}|[0-9]+', '*', key)}"

@@ -122,6 +122,8 @@ def _run_command(command: Command, folder: Path) -> Ran:
 
 
 def _ran(done: Done) -> Ran:
+    if done.problem:
+        raise done.problem
     with open(LOG, "rb") as log:
         log.seek(max(0, LOG.stat().st_size - _LONGEST_TAIL))
         tail = b"\n".join(log.read().splitlines()[-2 * TAIL_LINES :])

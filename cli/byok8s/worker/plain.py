@@ -61,12 +61,13 @@ class _Usual:
 class Done:
     """How a command went that was run here."""
 
-    def __init__(self, exit_code: int, seconds: float, usage: Any, *, lasted: bool) -> None:
+    def __init__(self, exit_code: int, seconds: float, usage: Any) -> None:
         self.exit_code = exit_code  # 128 + N for signal N
         self.seconds = seconds
         self.cpu_seconds = round(usage.ru_utime + usage.ru_stime, 3)
         self.peak_memory = usage.ru_maxrss * 1024  # bytes
-        self.lasted = lasted
+        self.lasted = False  # longer than is done here
+        self.problem: OSError | None = None  # its output could not be kept
 
 
 def main() -> None:
@@ -166,49 +167,71 @@ def prepare(job: dict[str, Any], files: dict[str, bytes]) -> tuple[list[str], di
 
 
 def run(arguments: list[str], variables: dict[str, str], folder: str) -> Done:
-    """Run a command in a process group of its own; its output goes to the pod's log and to LOG."""
+    """Run a command in a process group of its own; its output goes to the pod's log and to LOG.
+
+    Raises OSError when it cannot be started.
+    """
     start = time.monotonic()
     keeper: list[Any] = []
-    source, sink = os.pipe()
     log = os.open(LOG, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-    before = os.getcwd()
-    os.chdir(folder)
-    actions = [
-        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-        (os.POSIX_SPAWN_DUP2, sink, 1),
-        (os.POSIX_SPAWN_DUP2, sink, 2),
-    ]
-    usual = [signal.SIGPIPE, signal.SIGXFSZ]  # which Python ignores
-    pid = os.posix_spawn(
-        arguments[0], arguments, variables, file_actions=actions, setsid=True, setsigdef=usual
-    )
-    os.chdir(before)
+    source, sink = os.pipe()
+    pid = _started(arguments, variables, folder, sink)
     os.close(sink)
-    signal.signal(signal.SIGTERM, lambda *_: _end(pid))
+    signal.signal(signal.SIGTERM, lambda *_: _end(pid, signal.SIGTERM))
     signal.signal(signal.SIGALRM, lambda *_: _keep_log(keeper))
     signal.alarm(_LASTS_SECONDS)
-    _pass_on(source, log)
+    problem = None
+    try:
+        _pass_on(source, log)
+    except OSError as error:  # the disk is full, for one; to run it again beside itself is no help
+        problem = error
+        _end(pid, signal.SIGKILL)
     _, status, usage = os.wait4(pid, 0)
     signal.alarm(0)
     for kept in keeper:
         kept.close()
     code = os.waitstatus_to_exitcode(status)
-    seconds = time.monotonic() - start
-    return Done(code if code >= 0 else 128 - code, seconds, usage, lasted=bool(keeper))
+    done = Done(code if code >= 0 else 128 - code, time.monotonic() - start, usage)
+    done.lasted, done.problem = bool(keeper), problem
+    return done
 
 
-def _end(pid: int) -> None:
+def _started(arguments: list[str], variables: dict[str, str], folder: str, sink: int) -> int:
+    """The process of a command whose output goes to `sink`."""
+    before = os.getcwd()
+    os.chdir(folder)
+    try:
+        return os.posix_spawn(
+            arguments[0],
+            arguments,
+            variables,
+            file_actions=[
+                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_DUP2, sink, 1),
+                (os.POSIX_SPAWN_DUP2, sink, 2),
+            ],
+            setsid=True,
+            setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],  # which Python ignores
+        )
+    finally:
+        os.chdir(before)
+
+
+def _end(pid: int, number: int) -> None:
     try:  # noqa: SIM105 (contextlib imports more than this module does)
-        os.killpg(pid, signal.SIGTERM)
+        os.killpg(pid, number)
     except ProcessLookupError:
         pass
 
 
 def _keep_log(keeper: list[Any]) -> None:
     """From now on the log goes into the bucket now and then, as the worker does it."""
-    from byok8s.worker.__main__ import keep_log_meanwhile
+    try:
+        from byok8s.worker.__main__ import keep_log_meanwhile
 
-    keeper.append(keep_log_meanwhile())
+        keeper.append(keep_log_meanwhile())
+    except Exception as error:  # the command goes on
+        print(f"The log is not kept in the bucket meanwhile: {error}", flush=True)
 
 
 def _pass_on(source: int, log: int) -> None:
@@ -230,7 +253,7 @@ def _pass_on(source: int, log: int) -> None:
 
 def conclude(job: dict[str, Any], bucket: LightBucket, done: Done) -> None:
     """Store what a command made that went well, and leave the report; raises Other."""
-    if done.exit_code or done.lasted:
+    if done.exit_code or done.lasted or done.problem:
         raise Other
     began = time.monotonic()
     command = job["command"]
@@ -264,15 +287,20 @@ def conclude(job: dict[str, Any], bucket: LightBucket, done: Done) -> None:
 
 def _stored(bucket: LightBucket, key: str, path: str) -> str:
     """Put a file into the bucket; returns its row of the report."""
-    if not (key.isascii() and key.isprintable()) or '"' in key or "\\" in key:
-        raise Other
     before = os.stat(path)
     data = _content(path)
     etag = bucket.put(key, data)
     after = os.stat(path)
     if (after.st_size, after.st_mtime_ns) != (len(data), before.st_mtime_ns):
         raise Other
-    return f'["{key}",{len(data)},{time.time()!r},"{etag}"]'
+    return f"[{_text(key)},{len(data)},{time.time()!r},{_text(etag)}]"
+
+
+def _text(text: str) -> str:
+    """A text in JSON; raises Other for what would take more than quotes."""
+    if not (text.isascii() and text.isprintable()) or '"' in text or "\\" in text:
+        raise Other
+    return f'"{text}"'
 
 
 def _content(path: str) -> bytes:

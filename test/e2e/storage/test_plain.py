@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -19,6 +20,7 @@ from typing import Any
 import pytest
 from byok8s.cluster import S3Server
 from byok8s.worker import light, plain
+from byok8s.worker.__main__ import _ran
 from byok8s.worker.archive import packed
 from byok8s.worker.names import FILES_VARIABLE, JOB_VARIABLE, S3_VARIABLE, WORKDIR
 from byok8s.worker.plain import Done, Other
@@ -170,6 +172,45 @@ def test_so_is_one_whose_outputs_are_not_small_files(
     assert not (pod.folder / "termination").exists()
 
 
+@pytest.mark.parametrize("key", ['k/"quoted"', "k/back\\slash", "k/ü"])
+def test_so_is_a_key_that_json_would_write_otherwise(
+    pod: Pod, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pod.command = shell("echo 1 > made/out", File(key, "made/out"))
+    pod.give(monkeypatch)
+    with pytest.raises(Other):
+        pod.go()
+
+
+def test_so_is_what_cannot_be_kept_and_the_command_ends(
+    pod: Pod, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(source: int, log: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(plain, "_pass_on", full)
+    pod.command = shell("sleep 60")
+    pod.give(monkeypatch)
+    job, files, bucket = plain.told()
+    done = plain.run(*plain.prepare(job, files), job["workdir"])
+    assert done.exit_code == 128 + signal.SIGKILL and done.seconds < 10
+    with pytest.raises(Other):
+        plain.conclude(job, bucket, done)
+    with pytest.raises(OSError, match="No space left"):
+        _ran(done)
+
+
+def test_a_shell_that_is_not_there_leaves_everything_to_the_worker(
+    pod: Pod, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pod.command = shell("true", shell="/no/such/shell")
+    pod.give(monkeypatch)
+    before = os.getcwd()
+    with pytest.raises(FileNotFoundError):
+        pod.go()
+    assert os.getcwd() == before
+
+
 def test_so_is_what_the_bucket_does_not_take(
     pod: Pod, proxy: S3Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -267,7 +308,7 @@ def test_a_signal_ends_the_command(pod: Pod, monkeypatch: pytest.MonkeyPatch) ->
     began = time.monotonic()
     assert plain.run(arguments, variables, job["workdir"]).exit_code == 128 + signal.SIGTERM
     assert time.monotonic() - began < 10
-    plain._end(2**22 + 1)  # there is no such process any more
+    plain._end(2**22 + 1, signal.SIGTERM)  # there is no such process any more
 
 
 def test_of_a_command_that_lasts_the_log_is_kept_meanwhile(
