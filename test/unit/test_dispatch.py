@@ -13,14 +13,7 @@ import pytest
 from byok8s.batch import ApiError, PodRequest, Update
 from byok8s.batch.placement import Placement, Volume
 from byok8s.storage.objects import Objects
-from byok8s.worker.spec import (
-    NEWS,
-    BundleJob,
-    BundleSpec,
-    Command,
-    JobSpec,
-    Result,
-)
+from byok8s.worker.spec import NEWS, BundleJob, BundleSpec, Command, JobSpec, Result
 from byok8s.workflow import dispatch, early, sharing
 from byok8s.workflow.dispatch import Dispatcher
 from byok8s.workflow.durations import Durations

@@ -11,13 +11,7 @@ import pytest
 from byok8s.batch import KubeClient, PodRequest, RunIdentity
 from byok8s.batch.pods import manifest
 from byok8s.worker.names import BUNDLE_VARIABLE
-from byok8s.worker.spec import (
-    NEWS,
-    BundleJob,
-    BundleSpec,
-    JobSpec,
-    Result,
-)
+from byok8s.worker.spec import NEWS, BundleJob, BundleSpec, JobSpec, Result
 from byok8s.workflow.events import JobName
 from byok8s.workflow.inherited import Inheritance, Left, Stock, take_stock
 from byok8s.workflow.tasks import Task

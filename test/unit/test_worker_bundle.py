@@ -12,15 +12,7 @@ from typing import Any
 import pytest
 from byok8s.worker import bundle as worker
 from byok8s.worker import job as around
-from byok8s.worker.spec import (
-    NEWS,
-    BundleJob,
-    BundleSpec,
-    Command,
-    File,
-    JobSpec,
-    Result,
-)
+from byok8s.worker.spec import NEWS, BundleJob, BundleSpec, Command, File, JobSpec, Result
 from byok8s.worker.transfer import Transfers
 from byok8s.workflow import sources
 from support.memory import MemoryBucket

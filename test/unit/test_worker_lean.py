@@ -13,13 +13,7 @@ import pytest
 from byok8s.worker import job, lean
 from byok8s.worker.names import WORKDIR
 from byok8s.worker.process import Ran, execute
-from byok8s.worker.spec import (
-    STAGING_FAILED,
-    Command,
-    File,
-    JobSpec,
-    Result,
-)
+from byok8s.worker.spec import STAGING_FAILED, Command, File, JobSpec, Result
 from byok8s.worker.transfer import Transfers
 from support.memory import MemoryBucket
 

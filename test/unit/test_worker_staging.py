@@ -18,13 +18,7 @@ from byok8s.worker import job as around
 from byok8s.worker import process, staging
 from byok8s.worker.benchmark import HEADER
 from byok8s.worker.names import WORKDIR
-from byok8s.worker.spec import (
-    STAGING_FAILED,
-    Command,
-    File,
-    JobSpec,
-    Result,
-)
+from byok8s.worker.spec import STAGING_FAILED, Command, File, JobSpec, Result
 from byok8s.worker.transfer import Transfers
 from support.memory import MemoryBucket
 

@@ -25,6 +25,7 @@ from byok8s.worker.job import (
     SCRATCH,
     UNREADABLE,
     conclude,
+    end_of,
     give_up,
     load_job,
     load_text,
@@ -36,15 +37,7 @@ from byok8s.worker.job import (
 )
 from byok8s.worker.names import BUNDLE_VARIABLE, FACTS_VARIABLE, GLOBS_VARIABLE, STORED_VARIABLE
 from byok8s.worker.plain import Done
-from byok8s.worker.process import (
-    TAIL_LINES,
-    Ran,
-    command_exit,
-    end,
-    execute,
-    leave,
-    oom_kills,
-)
+from byok8s.worker.process import Ran, command_exit, end, execute, leave, oom_kills
 from byok8s.worker.s3 import TransferError
 from byok8s.worker.spec import AWAY, Command, JobSpec, Result
 
@@ -71,7 +64,7 @@ def main(done: Done | None = None) -> int:
         spec = load_job(store)
     except TransferError as error:
         return give_up(UNREADABLE, error)
-    run_command = _run_command if done is None else lambda *_: _ran(done)
+    run_command = (lambda *_: _ran(done)) if done else _run_command
     result = None if done else unpack_sources(store, spec)
     if result is None:
         command = spec.command
@@ -124,12 +117,9 @@ def _run_command(command: Command, folder: Path) -> Ran:
 def _ran(done: Done) -> Ran:
     if done.problem:
         raise done.problem
-    with open(LOG, "rb") as log:
-        log.seek(max(0, LOG.stat().st_size - _LONGEST_TAIL))
-        tail = b"\n".join(log.read().splitlines()[-2 * TAIL_LINES :])
     return Ran(
         done.exit_code,
-        tail.decode(errors="replace"),
+        end_of(LOG, _LONGEST_TAIL),
         seconds=done.seconds,
         cpu_seconds=done.cpu_seconds,
         peak_memory=done.peak_memory,

@@ -32,14 +32,7 @@ from byok8s.worker.job import (
 )
 from byok8s.worker.process import Ran, end, execute
 from byok8s.worker.s3 import TransferError
-from byok8s.worker.spec import (
-    STAGING_FAILED,
-    BundleJob,
-    BundleSpec,
-    Command,
-    Result,
-    news,
-)
+from byok8s.worker.spec import STAGING_FAILED, BundleJob, BundleSpec, Command, Result, news
 from byok8s.worker.transfer import Transfers
 
 _POLL_SECONDS = 0.1  # between looks for mail, while there is nothing to do

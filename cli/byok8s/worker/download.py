@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from byok8s.worker import checksum
+from byok8s.worker.light import LARGEST
 from byok8s.worker.s3 import TransferError, sentences
 
 if TYPE_CHECKING:
     from obstore.store import S3Store
 
 # Objects up to this size travel in one request, larger ones in parts of it
-PART = 8 * 1024 * 1024
+PART = LARGEST
 # Requests of one large file. More than two for each core only take turns: on two cores a get with
 # eight took 1.2 times as long as with four.
 PARALLEL = max(4, min(8, 2 * (os.cpu_count() or 4)))

@@ -202,10 +202,15 @@ def rule_log_tail(spec: JobSpec, folder: Path) -> str:
         path = folder / name
         with contextlib.suppress(OSError):  # what cannot be read has been told, or will be
             if path.is_file() and path.stat().st_size:
-                with open(path, "rb") as file:
-                    file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
-                    parts.append(file.read().decode(errors="replace"))
+                parts.append(end_of(path, _TAIL_BYTES))
     return "\n".join(parts)
+
+
+def end_of(path: Path, limit: int) -> str:
+    """The last bytes of a file; raises OSError."""
+    with open(path, "rb") as file:
+        file.seek(max(0, path.stat().st_size - limit))
+        return file.read().decode(errors="replace")
 
 
 def result_of(

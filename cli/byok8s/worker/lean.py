@@ -15,13 +15,7 @@ from byok8s.worker import shell
 from byok8s.worker.job import result_of, rule_log_tail
 from byok8s.worker.process import Ran, say
 from byok8s.worker.s3 import StorageAway, TransferError, outlast
-from byok8s.worker.spec import (
-    STAGING_FAILED,
-    Command,
-    File,
-    JobSpec,
-    Result,
-)
+from byok8s.worker.spec import STAGING_FAILED, Command, File, JobSpec, Result
 from byok8s.worker.transfer import Transfers, in_parallel
 
 T = TypeVar("T")

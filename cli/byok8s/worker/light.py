@@ -19,10 +19,14 @@ else:
     except ImportError:
         from _sha256 import sha256  # before Python 3.12
 
-__all__ = ["LARGEST", "LightBucket", "quoted", "sha256"]
+__all__ = ["CONNECT_SECONDS", "DEFAULT_REGION", "LARGEST", "LightBucket", "quoted", "sha256"]
 
 LARGEST = 8 * 1024 * 1024  # bytes; what is larger travels in parts
-_CONNECT_SECONDS, _SILENCE_SECONDS = 2.5, 10.0
+DEFAULT_REGION = "us-east-1"
+# A connection is better tried again than waited for: the kernel repeats a lost SYN after 1 s and
+# then 3 s, a resolver a lost question after 5 s
+CONNECT_SECONDS = 2.5
+_SILENCE_SECONDS = 10.0
 _LONGEST_ANSWER = 65536  # bytes of its headers
 _UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~/")
 
@@ -30,16 +34,19 @@ _UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz01
 class LightBucket:
     """A bucket at http://HOST[:PORT][/PATH]."""
 
-    def __init__(self, endpoint: str, bucket: str, region: str, key_id: str, secret: str) -> None:
+    def __init__(
+        self, endpoint: str, bucket: str, region: str | None, key_id: str, secret: str
+    ) -> None:
         """Raises ValueError for an endpoint of another kind."""
+        self.endpoint, self.region = endpoint, region
         scheme, _, rest = endpoint.partition("://")
         self._host, _, path = rest.partition("/")
         name, _, port = self._host.partition(":")
         if scheme != "http" or not name or "[" in name or "@" in self._host:
             raise ValueError(f"{endpoint} is not to be reached plainly")
         self._address = (name, int(port or 80))
-        self._path = "/".join(["", *filter(None, [path.rstrip("/")]), bucket, ""])
-        self._region = region
+        base = path.rstrip("/")
+        self._path = f"/{base}/{bucket}/" if base else f"/{bucket}/"
         self._key_id = key_id
         self._secret = secret
 
@@ -69,7 +76,7 @@ class LightBucket:
         names = ";".join(headers)
         lines = [method, path, "", *(f"{name}:{text}" for name, text in headers.items())]
         request = "\n".join([*lines, "", names, digest]).encode()
-        scope = [stamp[:8], self._region, "s3", "aws4_request"]
+        scope = [stamp[:8], self.region or DEFAULT_REGION, "s3", "aws4_request"]
         text = ["AWS4-HMAC-SHA256", stamp, "/".join(scope), sha256(request).hexdigest()]
         key = f"AWS4{self._secret}".encode()
         for part in scope:
@@ -102,7 +109,7 @@ def _connected(address: tuple[str, int]) -> _socket.socket:
     for family, kind, _, _, at in found:
         connection = _socket.socket(family, kind)
         try:
-            connection.settimeout(_CONNECT_SECONDS)
+            connection.settimeout(CONNECT_SECONDS)
             connection.connect(at)
             connection.settimeout(_SILENCE_SECONDS)
         except OSError as error:

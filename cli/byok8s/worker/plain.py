@@ -1,7 +1,7 @@
 """A pod's one job, where it is of the plainest kind: a short command without inputs that goes well.
 
-Half of what the pod of such a job takes is Python importing json, re, subprocess, pathlib and
-obstore: 50 of 90 ms of CPU. Nothing of this is needed to run a command and put a small file over
+Most of what the worker takes for such a job is importing json, re, subprocess, pathlib and obstore:
+50 of 70 ms of CPU. Nothing of this is needed to run a command and put a small file over
 plain HTTP, so that this module imports what Python has built in and no more. What turns out to be
 anything else is handed over to the worker (`__main__`), with what the command has come to if it has
 run already: that a command fails, lasts, or leaves a large file is nothing that is known here.
@@ -75,7 +75,7 @@ def main() -> None:
     done = None
     try:
         job, files, bucket = told()
-        arguments, variables = prepare(job, files)
+        arguments, variables = prepare(job, files, bucket)
         done = run(arguments, variables, job["workdir"])
         conclude(job, bucket, done)
     except Exception:  # the worker finds the same, and has the words for it
@@ -111,9 +111,9 @@ def told() -> tuple[dict[str, Any], dict[str, bytes], LightBucket]:
     keys = dict(line.split(" = ", 1) for line in lines if " = " in line)
     if keys.keys() != {"aws_access_key_id", "aws_secret_access_key"}:
         raise Other
-    region = where["region"] or "us-east-1"
     pair = keys["aws_access_key_id"], keys["aws_secret_access_key"]
-    return job, files, LightBucket(where["endpoint_url"] or "", where["bucket"], region, *pair)
+    endpoint = where["endpoint_url"] or ""
+    return job, files, LightBucket(endpoint, where["bucket"], where["region"], *pair)
 
 
 def loads(text: str) -> Any:
@@ -139,7 +139,9 @@ def write_files(files: dict[str, bytes]) -> None:
     os.environ.pop(FILES_VARIABLE, None)  # no child is to have it
 
 
-def prepare(job: dict[str, Any], files: dict[str, bytes]) -> tuple[list[str], dict[str, str]]:
+def prepare(
+    job: dict[str, Any], files: dict[str, bytes], bucket: LightBucket
+) -> tuple[list[str], dict[str, str]]:
     """Write all that the command needs; returns its arguments and its environment."""
     write_files(files)
     unpack(files["sources"], os.curdir, job["workdir"])
@@ -148,17 +150,11 @@ def prepare(job: dict[str, Any], files: dict[str, bytes]) -> tuple[list[str], di
         os.makedirs(os.path.dirname(os.path.join(folder, file["path"])), exist_ok=True)
     if command["tmpdir"]:
         os.makedirs(os.path.join(folder, command["tmpdir"]), exist_ok=True)
-    where = loads(os.environ[S3_VARIABLE])
-    found = {
-        "AWS_ENDPOINT_URL_S3": where["endpoint_url"],
-        "AWS_REGION": where["region"],
-        "AWS_DEFAULT_REGION": where["region"],
-        "AWS_SHARED_CREDENTIALS_FILE": CREDENTIALS_FILE,
-        "AWS_CA_BUNDLE": CA_FILE if os.path.basename(CA_FILE) in files else "",
-    }
-    users = loads(files.get(os.path.basename(ENVIRONMENT_FILE), b"{}").decode())
-    variables = {name: value for name, value in found.items() if value}
-    variables = {**os.environ, **variables, **users}
+    variables = {**os.environ, **shell.bucket_variables(bucket.endpoint, bucket.region)}
+    variables["AWS_SHARED_CREDENTIALS_FILE"] = CREDENTIALS_FILE
+    if os.path.basename(CA_FILE) in files:
+        variables["AWS_CA_BUNDLE"] = CA_FILE
+    variables |= loads(files.get(os.path.basename(ENVIRONMENT_FILE), b"{}").decode())
     variables |= shell.variables(command["threads"], command["tmpdir"] or SCRATCH_FOLDER)
     for name in OUR_VARIABLES:
         variables.pop(name, None)
@@ -257,22 +253,24 @@ def conclude(job: dict[str, Any], bucket: LightBucket, done: Done) -> None:
         raise Other
     began = time.monotonic()
     command = job["command"]
-    files = [*command["logs"], *command["outputs"]]
-    paths = [os.path.join(job["workdir"], file["path"]) for file in files]
-    for file, path in zip(files, paths, strict=True):
-        if (file["touch"] or file in command["logs"]) and not os.path.exists(path):
+    folder = job["workdir"]
+    for file in (*command["logs"], *(file for file in command["outputs"] if file["touch"])):
+        path = os.path.join(folder, file["path"])
+        if not os.path.exists(path):
             with open(path, "xb"):
                 pass
-    rows = [_stored(bucket, file["key"], path) for file, path in zip(files, paths, strict=True)]
+    files = (*command["logs"], *command["outputs"])
+    rows = [_stored(bucket, file["key"], os.path.join(folder, file["path"])) for file in files]
     if output := _content(LOG):
         bucket.put(job["log_key"], output)
     stored = time.monotonic() - began
-    size = sum(os.stat(path).st_size for path in paths)
+    size = sum(size for _, size, _, _ in rows)
+    told = ",".join(f"[{_text(key)},{size},{at!r},{_text(etag)}]" for key, size, at, etag in rows)
     report = (
         f'{{"exit_code":0,"seconds":{done.seconds + stored:.3f},'
         f'"command_seconds":{done.seconds:.3f},"store_seconds":{stored:.3f},"bytes_out":{size},'
         f'"cpu_seconds":{done.cpu_seconds},"peak_memory":{done.peak_memory},'
-        f'"stored":[{",".join(rows)}]}}'
+        f'"stored":[{told}]}}'
     ).encode()
     if len(report) > TERMINATION_LIMIT:
         raise Other
@@ -285,15 +283,15 @@ def conclude(job: dict[str, Any], bucket: LightBucket, done: Done) -> None:
             pass  # the cluster tells as well
 
 
-def _stored(bucket: LightBucket, key: str, path: str) -> str:
-    """Put a file into the bucket; returns its row of the report."""
+def _stored(bucket: LightBucket, key: str, path: str) -> tuple[str, int, float, str]:
+    """Put a file into the bucket; returns its key, size, mtime and ETag."""
     before = os.stat(path)
     data = _content(path)
     etag = bucket.put(key, data)
     after = os.stat(path)
     if (after.st_size, after.st_mtime_ns) != (len(data), before.st_mtime_ns):
         raise Other
-    return f"[{_text(key)},{len(data)},{time.time()!r},{_text(etag)}]"
+    return key, len(data), time.time(), etag
 
 
 def _text(text: str) -> str:

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 from urllib.parse import urlsplit
 
+from byok8s.worker.light import CONNECT_SECONDS, DEFAULT_REGION
+
 if TYPE_CHECKING:
     from obstore.store import S3Store
 
@@ -136,13 +138,11 @@ def open_store(
 
     endpoint = endpoint_url or first_variable("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
     region = region or first_variable("AWS_REGION", "AWS_DEFAULT_REGION")
-    config: Any = {"region": region or "us-east-1", **(options or {})}
+    config: Any = {"region": region or DEFAULT_REGION, **(options or {})}
     client: Any = {
         "timeout": timedelta(minutes=30),  # of a whole request; obstore's own is 30 s
         "read_timeout": timedelta(seconds=read_timeout),
-        # a connection is better tried again than waited for: the kernel repeats a lost SYN after
-        # 1 s and then 3 s, a resolver a lost question after 5 s
-        "connect_timeout": timedelta(seconds=2.5),
+        "connect_timeout": timedelta(seconds=CONNECT_SECONDS),
     }
     if endpoint:
         endpoint = (endpoint if "://" in endpoint else f"https://{endpoint}").rstrip("/")

@@ -38,6 +38,16 @@ def in_folder(text: str, folder: str) -> str:
     return text.replace(WORKDIR, folder)
 
 
+def bucket_variables(endpoint: str | None, region: str | None) -> dict[str, str]:
+    """Where AWS tools find the bucket; no secret."""
+    found = {
+        "AWS_ENDPOINT_URL_S3": endpoint,
+        "AWS_REGION": region,
+        "AWS_DEFAULT_REGION": region,
+    }
+    return {name: value for name, value in found.items() if value}
+
+
 def variables(threads: int, tmpdir: str) -> dict[str, str]:
     """What a command finds in its environment beside the pod's own."""
     counts = dict.fromkeys(_THREAD_VARIABLES, str(threads))

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from byok8s.worker.record import Record
+from byok8s.worker.shell import bucket_variables
 
 AWAY = ".away"  # with it added, the file in which it says that the store does not answer
 # Characters of a variable's value, which execve(2) limits to 128 KiB (MAX_ARG_STRLEN)
@@ -28,13 +29,7 @@ class Bucket(Record):
     @property
     def variables(self) -> dict[str, str]:
         """Where AWS tools find it, those of a rule's command too; no secret."""
-        region = self.region or ""
-        found = {
-            "AWS_ENDPOINT_URL_S3": self.endpoint_url or "",
-            "AWS_REGION": region,
-            "AWS_DEFAULT_REGION": region,
-        }
-        return {name: value for name, value in found.items() if value}
+        return bucket_variables(self.endpoint_url, self.region)
 
     def dumps(self) -> str:
         return json.dumps(vars(self))

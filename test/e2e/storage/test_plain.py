@@ -56,7 +56,7 @@ class Pod:
     def go(self) -> Done:
         """All that `main` does; returns how the command went."""
         job, files, bucket = plain.told()
-        arguments, variables = plain.prepare(job, files)
+        arguments, variables = plain.prepare(job, files, bucket)
         done = plain.run(arguments, variables, job["workdir"])
         plain.conclude(job, bucket, done)
         return done
@@ -154,7 +154,7 @@ def test_a_command_that_fails_is_handed_over(
     pod.command = shell(f"echo half > made/out; echo words; {text}")
     pod.give(monkeypatch)
     job, files, bucket = plain.told()
-    done = plain.run(*plain.prepare(job, files), job["workdir"])
+    done = plain.run(*plain.prepare(job, files, bucket), job["workdir"])
     assert done.exit_code == code
     with pytest.raises(Other):
         plain.conclude(job, bucket, done)
@@ -192,7 +192,7 @@ def test_so_is_what_cannot_be_kept_and_the_command_ends(
     pod.command = shell("sleep 60")
     pod.give(monkeypatch)
     job, files, bucket = plain.told()
-    done = plain.run(*plain.prepare(job, files), job["workdir"])
+    done = plain.run(*plain.prepare(job, files, bucket), job["workdir"])
     assert done.exit_code == 128 + signal.SIGKILL and done.seconds < 10
     with pytest.raises(Other):
         plain.conclude(job, bucket, done)
@@ -300,8 +300,8 @@ def test_so_are_keys_that_expire_and_sources_of_another_leader(
 def test_a_signal_ends_the_command(pod: Pod, monkeypatch: pytest.MonkeyPatch) -> None:
     pod.command = shell("sleep 60")
     pod.give(monkeypatch)
-    job, files, _ = plain.told()
-    arguments, variables = plain.prepare(job, files)
+    job, files, bucket = plain.told()
+    arguments, variables = plain.prepare(job, files, bucket)
     me = os.getpid()
     timer = threading.Timer(0.3, lambda: os.kill(me, signal.SIGTERM))
     timer.start()
@@ -328,7 +328,7 @@ def test_of_a_command_that_lasts_the_log_is_kept_meanwhile(
     pod.command = shell("sleep 1.3; echo 1 > made/out")
     pod.give(monkeypatch)
     job, files, bucket = plain.told()
-    done = plain.run(*plain.prepare(job, files), job["workdir"])
+    done = plain.run(*plain.prepare(job, files, bucket), job["workdir"])
     assert (done.exit_code, done.lasted) == (0, True)
     assert begun.is_set() and ended.is_set()
     with pytest.raises(Other):
